@@ -1,0 +1,1 @@
+/* boards.c - to be written by its part's owner. */

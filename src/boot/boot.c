@@ -1,0 +1,1 @@
+/* boot.c - to be written by its part's owner. */

@@ -1,0 +1,1 @@
+/* chardev.c - to be written by its part's owner. */

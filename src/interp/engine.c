@@ -1,0 +1,1 @@
+/* engine.c - to be written by its part's owner. */

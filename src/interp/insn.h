@@ -1,0 +1,98 @@
+/*
+ * insn.h - a decoded instruction, and what its handler may rely on.
+ *
+ * Decoding (Zydis) is a pure function of the instruction's bytes and the mode; its result is kept
+ * in a cache of the vCPU and compared with the bytes in memory at every execution, so
+ * self-modifying code, DMA into code and remapping need no care at all here.
+ *
+ * The contract of a handler:
+ *  - On entry cpu->rip is the instruction's own address and cpu->next_rip the one behind it,
+ *    already cut to the code size. A branch writes next_rip. The run loop commits next_rip.
+ *  - To fault it calls cpu_raise() (which does not return) BEFORE it changed anything: compute,
+ *    check, access memory, then commit registers. Stores are checked by mmu_probe() or happen
+ *    last.
+ *  - A repeated string instruction does a bounded number of iterations (some thousands), commits
+ *    what it did, and sets next_rip = rip when there is more to do.
+ *  - It does not look at events, TF or shadows; it sets cpu->sti_shadow / movss_shadow where the
+ *    manual says so.
+ */
+#ifndef INTERP_INSN_H
+#define INTERP_INSN_H
+
+#include "x86/cpu.h"
+
+#include <Zydis/Zydis.h>
+
+struct insn;
+typedef void (*insn_handler)(struct cpu *cpu, const struct insn *in);
+
+enum operand_kind { OPERAND_NONE, OPERAND_GPR, OPERAND_MEM, OPERAND_IMM, OPERAND_OTHER };
+
+/* GPR operands: 0-15; with REG_HIGH8 they are AH, CH, DH, BH (of RAX, RCX, RDX, RBX). */
+enum { REG_HIGH8 = 0x10, REG_NONE = 0xff, REG_RIP = 0xfe };
+
+struct insn_operand {
+    uint8_t kind; /* enum operand_kind; OTHER: segment, control, SIMD...: see `reg` */
+    uint8_t reg;  /* GPR; else the number within its class (xmm3: 3, cr4: 4, fs: SEG_FS) */
+    uint8_t size; /* bytes, of the operand as the manual has it */
+};
+
+enum insn_prefix { PREFIX_LOCK = 1, PREFIX_REP = 2, PREFIX_REPNE = 4 };
+
+enum { INSN_MAX_LENGTH = 15, INSN_OPERANDS = 4 };
+
+struct insn {
+    insn_handler run;
+    uint16_t mnemonic; /* ZydisMnemonic */
+    uint8_t length;
+    uint8_t operand_size; /* bytes, effective: 1 for byte forms, else 2, 4 or 8 */
+    uint8_t address_size; /* bytes: 2, 4, 8 */
+    uint8_t stack_size;   /* bytes: 2, 4, 8: width of RSP used by implicit stack accesses is
+                             that of SS; this is the size of what is pushed by near branches */
+    uint8_t prefix;       /* enum insn_prefix */
+    uint8_t code_size;    /* 2, 4, 8: the mode it was decoded for */
+    uint8_t opcode;       /* last opcode byte */
+    uint8_t opcode_map;   /* ZydisOpcodeMap */
+    /* Explicit operands in Intel order (destination first), also implicit ones where the form has
+     * them in its syntax (SHL r/m,CL; IN AL,DX). */
+    struct insn_operand op[INSN_OPERANDS];
+    /* The memory operand, if any. For VSIB `index` is the vector register. */
+    uint8_t segment; /* enum segment_name; default and overrides applied */
+    uint8_t base;    /* GPR, REG_RIP or REG_NONE */
+    uint8_t index;   /* GPR or REG_NONE */
+    uint8_t scale;   /* 1, 2, 4, 8 */
+    int64_t disp;
+    uint64_t imm, imm2; /* sign-extended as the manual says */
+    uint8_t bytes[16];  /* as in memory */
+    const void *extra;  /* SIMD: the host stub; set by simd_bind(), see interp/simd.c */
+};
+
+enum decode_result { DECODE_OK, DECODE_MORE, DECODE_UD, DECODE_TOO_LONG };
+
+/* `bytes` holds `available` bytes. DECODE_MORE: valid so far but longer. Fills *out whole,
+ * handler included; for DECODE_UD *out is not touched. */
+enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
+                               struct insn *out);
+
+/* A table of handlers that a source file offers; ends with mnemonic 0 (INVALID). Each is listed
+ * once in decode.c. */
+struct insn_row {
+    uint16_t mnemonic;
+    insn_handler run;
+};
+extern const struct insn_row insn_integer[]; /* integer.c: data movement, ALU, shifts, bits */
+extern const struct insn_row insn_branch[];  /* branch.c: near jumps, calls, loops, sets */
+extern const struct insn_row insn_string[];  /* string.c: MOVS, STOS, CMPS, SCAS, LODS, INS, OUTS */
+extern const struct insn_row insn_system[];  /* system.c: privileged and sensitive ones */
+extern const struct insn_row insn_far[];     /* far.c: far transfers, INT, IRET, segment loads */
+extern const struct insn_row insn_state[]; /* state_insn.c: FXSAVE, XSAVE family, FNSAVE, FLDENV */
+
+/*
+ * Called for every other valid instruction (x87, MMX, SSE, AVX, AVX-512, AES, SHA, BMI, CRC32
+ * ...): gives it a handler that runs it on the host, or none when the instruction is not one that
+ * may be run so: then it is #UD. simd.c.
+ */
+insn_handler simd_bind(struct insn *in, const ZydisDecodedInstruction *decoded,
+                       const ZydisDecodedOperand *operands);
+
+#endif

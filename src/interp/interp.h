@@ -1,0 +1,32 @@
+/*
+ * interp.h - the reference interpreter: the truth the other engines are judged by.
+ *
+ * It runs one vCPU from its struct cpu, on the vCPU's own thread, in any mode. Other engines call
+ * it for what they do not do themselves, between any two instructions.
+ */
+#ifndef INTERP_INTERP_H
+#define INTERP_INTERP_H
+
+#include "x86/cpu.h"
+
+enum interp_result {
+    INTERP_OK,       /* did what was asked */
+    INTERP_EVENT,    /* CPU_EVENT_EXIT, _INIT or _SIPI is set: the caller handles it */
+    INTERP_HALTED,   /* activity is no longer CPU_RUNNING: HLT, MWAIT */
+    INTERP_SHUTDOWN, /* triple fault; activity is CPU_SHUTDOWN */
+};
+
+/* Once for each vCPU before the first run: allocates the TLB and the decode cache. */
+void interp_attach(struct cpu *cpu);
+void interp_detach(struct cpu *cpu);
+
+/* Run until something else than an instruction is wanted. Takes NMI, SMI and interrupts itself. */
+enum interp_result interp_run(struct cpu *cpu);
+
+/* Execute at most `count` instructions (an event delivered counts as one). */
+enum interp_result interp_step(struct cpu *cpu, uint64_t count);
+
+/* Instructions executed by this CPU in the interpreter. */
+uint64_t interp_count(const struct cpu *cpu);
+
+#endif

@@ -1,0 +1,1 @@
+/* kvm.c - to be written by its part's owner. */

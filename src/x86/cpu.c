@@ -1,0 +1,1 @@
+/* cpu.c - to be written by its part's owner. */

@@ -1,0 +1,1 @@
+/* test_machine.c - to be written by its owner. */
