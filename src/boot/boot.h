@@ -21,8 +21,9 @@
 #include "boot/smbios.h"
 #include "memory/map.h"
 
-struct machine;
 struct boot_files;
+struct device;
+struct machine;
 
 /* Kinds of memory, numbered as in INT 15h/E820. */
 enum boot_memory {
@@ -42,10 +43,11 @@ enum { BOOT_RANGES = 32 };
 
 /* Addresses that are ours in the first MiB; a board keeps its tables out of them. */
 enum {
-    BOOT_LOW_TABLES = 0x7000, /* to BOOT_LOW_TABLES_END: GDT, boot_params, page tables, ... */
-    BOOT_EBDA = 0x9fc00,      /* 1 KiB */
-    BOOT_SMBIOS = 0xf0000,    /* to 0xfbfff: entry points and structures */
-    BOOT_MPTABLE = 0xfc000,   /* to 0xfffff */
+    BOOT_LOW_TABLES = 0x7000, /* GDT, boot_params, page tables, command line, ... */
+    BOOT_LOW_TABLES_END = 0x30000,
+    BOOT_EBDA = 0x9fc00,    /* 1 KiB */
+    BOOT_SMBIOS = 0xf0000,  /* to 0xfbfff: entry points and structures */
+    BOOT_MPTABLE = 0xfc000, /* to 0xfffff */
 };
 
 struct boot_config {
@@ -70,6 +72,12 @@ void boot_close(struct boot_files *f); /* NULL is nothing */
 /* Detect the kernel's type and load it: bzImage, ELF with a PVH note, Multiboot 1 and 2, vmlinux.
  */
 int boot_load(struct machine *m, const struct boot_config *c, struct error *err);
+
+/* Give a firmware the same through fw_cfg (devices/misc/fw_cfg.h): memory map (etc/e820), RAM and
+ * CPU counts, SMBIOS files, and kernel, initrd and command line by the legacy keys. `c->files` may
+ * be NULL. The files must outlive the device. */
+int boot_fill_fw_cfg(struct machine *m, const struct boot_config *c, struct device *fw_cfg,
+                     struct error *err);
 
 /* The memory map a firmware would report, sorted, without overlaps; `out` has BOOT_RANGES
  * entries. Returns how many are used; -E2BIG when they do not fit. */

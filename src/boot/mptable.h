@@ -21,8 +21,8 @@ struct mptable_config {
     uint8_t ioapic_id;
     uint32_t ioapic_address; /* 0: the usual 0xfec00000 */
     bool pci;                /* there is PCI bus 0 */
-    uint32_t level_isa;      /* bit n: ISA interrupt n is level triggered, active high or low
-                                as PCI's (the ACPI SCI); bit clear: edge, active high */
+    uint32_t level_isa;      /* bit n: ISA interrupt n is level triggered, active high (the
+                                ACPI SCI); clear: edge, active high */
     bool timer_on_pin_2;     /* ISA interrupt 0 reaches I/O APIC input 2 */
     const struct mptable_pci *pci_irqs;
     unsigned pci_irq_count;

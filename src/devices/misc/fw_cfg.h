@@ -47,6 +47,11 @@ extern const struct device_type fw_cfg_type;
 
 /* A numbered item; a later one with the same key replaces it. */
 void fw_cfg_add_item(struct device *dev, uint16_t key, const void *data, size_t size);
+/* An item whose bytes are fetched when the guest reads them, for what is large. read() fills
+ * `size` bytes from `offset`, both within the item; called with the device's lock held. */
+void fw_cfg_add_reader(struct device *dev, uint16_t key, uint32_t size,
+                       void (*read)(void *opaque, uint32_t offset, uint8_t *data, size_t size),
+                       void *opaque);
 void fw_cfg_add_u16(struct device *dev, uint16_t key, uint16_t value);
 void fw_cfg_add_u32(struct device *dev, uint16_t key, uint32_t value);
 void fw_cfg_add_u64(struct device *dev, uint16_t key, uint64_t value);
