@@ -240,6 +240,21 @@ void machine_msi(struct machine *m, gpa address, uint32_t data)
         m->msi(m->msi_opaque, address, data);
 }
 
+void machine_set_a20(struct machine *m, bool enabled)
+{
+    uint64_t mask = enabled ? ~UINT64_C(0) : ~BIT(20);
+
+    if (atomic_exchange(&m->a20_mask, mask) == mask)
+        return;
+    for (unsigned i = 0; i < m->cpu_count; i++)
+        cpu_post(m->cpus[i], CPU_EVENT_FLUSH);
+}
+
+bool machine_a20(struct machine *m)
+{
+    return m->a20_mask == ~UINT64_C(0);
+}
+
 uint64_t machine_in(struct machine *m, uint16_t port, unsigned size)
 {
     return memory_read(m->ports, VIEW_NORMAL, port, size);

@@ -112,6 +112,10 @@ void machine_request_reset(struct machine *m);                        /* [any] *
 void machine_request_end(struct machine *m, enum machine_end reason); /* [any] */
 void machine_msi(struct machine *m, gpa address, uint32_t data);      /* [any] */
 
+/* The A20 gate, as the keyboard controller and port 0x92 drive it: the last writer wins. [any] */
+void machine_set_a20(struct machine *m, bool enabled);
+bool machine_a20(struct machine *m);
+
 /* Ports as the guest sees them, for tests and firmware loaders. */
 uint64_t machine_in(struct machine *m, uint16_t port, unsigned size);
 void machine_out(struct machine *m, uint16_t port, uint64_t value, unsigned size);
