@@ -169,9 +169,9 @@ static void span_find(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode 
     s->piece[0].size = first;
     s->piece[1].size = size - first;
     for (unsigned i = 0; i < s->pieces; i++)
-        s->piece[i].host =
-            mmu_access_page(cpu, i ? next : linear, mode, MMU_WRITE, &s->piece[i].address,
-                            &s->piece[i].block, &s->piece[i].offset);
+        s->piece[i].host = mmu_access_page(cpu, i ? next : linear, mode, MMU_WRITE,
+                                           &s->piece[i].address, &s->piece[i].block,
+                                           &s->piece[i].offset);
 }
 
 static bool is_io_size(unsigned size)

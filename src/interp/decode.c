@@ -20,8 +20,14 @@ static const struct {
     uint8_t isa;
     uint16_t feature; /* enum cpu_feature + 2, or ALWAYS */
 } isa_features[] = {
-#define NEEDS(isa, feature) {ZYDIS_ISA_SET_##isa, FEATURE_##feature + 2}
-#define BASIC(isa)          {ZYDIS_ISA_SET_##isa, ALWAYS}
+#define NEEDS(isa, feature)                                                                        \
+    {                                                                                              \
+        ZYDIS_ISA_SET_##isa, FEATURE_##feature + 2                                                 \
+    }
+#define BASIC(isa)                                                                                 \
+    {                                                                                              \
+        ZYDIS_ISA_SET_##isa, ALWAYS                                                                \
+    }
     BASIC(I86),
     BASIC(I186),
     BASIC(I286PROTECTED),
@@ -426,9 +432,7 @@ void insn_bind(const struct cpu *cpu, struct insn *in, bool plain_real)
     case ZYDIS_MNEMONIC_SYSENTER:
     case ZYDIS_MNEMONIC_SYSEXIT: there = cpu_has(cpu, FEATURE_SEP); break;
     case ZYDIS_MNEMONIC_LAHF:
-    case ZYDIS_MNEMONIC_SAHF:
-        there = in->code_size != 8 || cpu_has(cpu, FEATURE_LAHF_LM);
-        break;
+    case ZYDIS_MNEMONIC_SAHF: there = in->code_size != 8 || cpu_has(cpu, FEATURE_LAHF_LM); break;
     default: break;
     }
     if (!there || (plain_real && (in->flags & INSN_VEX)))

@@ -15,12 +15,12 @@
 #define unlikely(x)   __builtin_expect(!!(x), 0)
 #define always_inline inline __attribute__((always_inline))
 
-enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS };
+enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS, SLOT_REAL = 16 };
 
 /* One entry of the decode cache; mode 0: empty. */
 struct insn_slot {
     struct insn insn;
-    uint8_t mode; /* enum slot_mode */
+    uint8_t mode; /* code size; with SLOT_REAL in real and virtual-8086 mode */
 } __attribute__((aligned(128)));
 
 struct interp {
@@ -33,9 +33,10 @@ struct interp {
     gva page;
     const uint8_t *host;
     uint32_t span;
-    uint8_t mode;     /* of slots that match now */
-    uint64_t cs_base; /* 0 in 64-bit mode */
-    uint64_t rip_mask;
+    uint8_t mode;      /* of slots that match now */
+    uint64_t cs_base;  /* 0 in 64-bit mode */
+    uint64_t rip_mask; /* of RIP and of linear addresses of code */
+    uint32_t watch;    /* the events that matter now */
 
     uint64_t executed;
     uint64_t budget; /* instructions left in this run */
@@ -117,28 +118,21 @@ static always_inline void flags_unpack(struct cpu *cpu, uint32_t ax)
 
 static always_inline uint64_t host_load(const void *p, unsigned size)
 {
-    uint64_t v8;
-    uint32_t v4;
-    uint16_t v2;
-
     switch (size) {
-    case 1: return *(const uint8_t *)p;
-    case 2: memcpy(&v2, p, 2); return v2;
-    case 4: memcpy(&v4, p, 4); return v4;
-    default: memcpy(&v8, p, 8); return v8;
+    case 1: return *(const volatile uint8_t *)p;
+    case 2: return *(const volatile mmu_u16 *)p;
+    case 4: return *(const volatile mmu_u32 *)p;
+    default: return *(const volatile mmu_u64 *)p;
     }
 }
 
 static always_inline void host_store(void *p, uint64_t value, unsigned size)
 {
-    uint32_t v4 = (uint32_t)value;
-    uint16_t v2 = (uint16_t)value;
-
     switch (size) {
-    case 1: *(uint8_t *)p = (uint8_t)value; break;
-    case 2: memcpy(p, &v2, 2); break;
-    case 4: memcpy(p, &v4, 4); break;
-    default: memcpy(p, &value, 8); break;
+    case 1: *(volatile uint8_t *)p = (uint8_t)value; break;
+    case 2: *(volatile mmu_u16 *)p = (uint16_t)value; break;
+    case 4: *(volatile mmu_u32 *)p = (uint32_t)value; break;
+    default: *(volatile mmu_u64 *)p = value; break;
     }
 }
 

@@ -508,8 +508,8 @@ static always_inline void bit_op(struct cpu *cpu, const struct insn *in, enum al
 
             host_op_any(OP_BT, size == 2 || size == 4 ? size : 8, d, u.operand, &f);
         } else {
-            gva linear =
-                segment_linear(cpu, (enum segment_name)in->segment, offset, size, MMU_WRITE);
+            gva linear = segment_linear(cpu, (enum segment_name)in->segment, offset, size,
+                                        MMU_WRITE);
 
             linear_modify(cpu, linear, size, (in->prefix & PREFIX_LOCK) != 0, update_change, &u);
             f = u.flags;

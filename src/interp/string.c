@@ -31,8 +31,7 @@ static always_inline uint64_t address_register_get(const struct string *s, unsig
 
 static always_inline void address_register_set(struct string *s, unsigned reg, uint64_t value)
 {
-    reg_set(s->cpu, reg, value,
-            s->mask == UINT64_MAX ? 8 : s->mask == UINT32_MAX ? 4 : 2);
+    reg_set(s->cpu, reg, value, s->mask == UINT64_MAX ? 8 : s->mask == UINT32_MAX ? 4 : 2);
 }
 
 static always_inline void advance(struct string *s, unsigned reg)
@@ -52,8 +51,7 @@ static void step_movs(struct string *s)
 
 static void step_stos(struct string *s)
 {
-    segment_store(s->cpu, SEG_ES, address_register_get(s, GPR_RDI), s->cpu->gpr[GPR_RAX],
-                  s->size);
+    segment_store(s->cpu, SEG_ES, address_register_get(s, GPR_RDI), s->cpu->gpr[GPR_RAX], s->size);
     advance(s, GPR_RDI);
 }
 
@@ -71,18 +69,10 @@ static void compare(struct string *s, uint64_t a, uint64_t b)
     uint32_t f;
 
     switch (s->size) {
-    case 1:
-        __asm__("cmpb %b2, %b1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
-        break;
-    case 2:
-        __asm__("cmpw %w2, %w1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
-        break;
-    case 4:
-        __asm__("cmpl %k2, %k1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
-        break;
-    default:
-        __asm__("cmpq %2, %1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc");
-        break;
+    case 1: __asm__("cmpb %b2, %b1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
+    case 2: __asm__("cmpw %w2, %w1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
+    case 4: __asm__("cmpl %k2, %k1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
+    default: __asm__("cmpq %2, %1\n\tlahf\n\tseto %%al" : "=&a"(f) : "r"(a), "r"(b) : "cc"); break;
     }
     s->flags = f;
     s->flags_valid = true;
