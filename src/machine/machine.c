@@ -43,15 +43,22 @@ static void free_devices(struct machine *m)
     }
 }
 
+void machine_free_devices(struct machine *m)
+{
+    if (m->vcpus_started)
+        vcpu_join_all(m);
+    m->vcpus_started = false;
+    free_devices(m);
+    if (m->board && m->board->free)
+        m->board->free(m);
+    m->board = NULL;
+}
+
 void machine_free(struct machine *m)
 {
     if (!m)
         return;
-    if (m->vcpus_started)
-        vcpu_join_all(m);
-    free_devices(m);
-    if (m->board && m->board->free)
-        m->board->free(m);
+    machine_free_devices(m);
     if (m->engine.ops && m->engine.ops->destroy)
         m->engine.ops->destroy(&m->engine);
     for (unsigned i = 0; i < m->cpu_count; i++)

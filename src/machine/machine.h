@@ -95,6 +95,9 @@ struct machine {
 /* Maps, clock, loop and engine choice; no devices. The board does the rest: machine_build().
  * `manual_clock` is for tests: guest time moves by clock_advance() only. */
 struct machine *machine_new(const struct machine_config *config, bool manual_clock);
+/* The first half of machine_free(): ends the vCPU threads, frees devices and board. After it the
+ * owner of the back ends (chardevs), which need the loop, can free them. */
+void machine_free_devices(struct machine *m);
 void machine_free(struct machine *m);
 
 /* RAM block, CPUs by config->cpu, the board's devices, the engine. */
