@@ -23,13 +23,20 @@ enum interrupt_kind {
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind, bool has_error,
                        uint32_t error);
 
+/* Does DR7 enable anything? */
+static inline bool cpu_debug_active(const struct cpu *cpu)
+{
+    return (cpu->dr[7] & 0xff) != 0;
+}
+
 /* #DB: set DR6 bits and deliver. */
 void debug_exception(struct cpu *cpu, uint64_t dr6_bits);
 
 /* Before executing at cpu->rip: does a hardware instruction breakpoint match? */
 bool debug_fetch_match(struct cpu *cpu, uint64_t *dr6_bits);
-/* After a data access in [linear, linear+size): remembers matches, reported as a trap after the
- * instruction. Called by mmu users only while DR7 enables something: cpu_debug_active(). */
+/* After a data access in [linear, linear+size): remembers matches in cpu->dr6_pending, reported as
+ * a trap after the instruction by the run loop. Called by mmu users only while DR7 enables
+ * something: cpu_debug_active(). */
 void debug_data_access(struct cpu *cpu, gva linear, unsigned size, bool write);
 void debug_io_access(struct cpu *cpu, uint16_t port, unsigned size);
 

@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 
 struct cpu_model;
+struct interp;
 struct tlb;
 
 /* In the order the instruction encoding has them. */
@@ -277,6 +278,10 @@ struct cpu {
     uint8_t sipi_vector;
     uint64_t monitor_address; /* guest-physical, line aligned */
     bool monitor_armed;
+    uint8_t monitor_line[64]; /* what it held when MONITOR armed it */
+    /* DR6 bits of data and I/O breakpoints that matched during the instruction under way: a trap
+     * after it. The run loop takes it (interp/exceptions.h). */
+    uint64_t dr6_pending;
 
     /* An event whose delivery was under way when the state was taken (a VM exit in the middle,
      * for instance): re-delivered first. vector < 0: none. */
@@ -308,6 +313,7 @@ struct cpu {
     bool raise_has_error;
     uint32_t raise_error;
 
+    struct interp *interp;         /* decode cache and more: interp_attach() */
     void *engine;                  /* the engine's own data for this vCPU */
     void (*kick)(struct cpu *cpu); /* by the engine: make run() look at events soon; any thread */
     void *vcpu;                    /* machine/vcpu.h's */
@@ -335,6 +341,8 @@ void cpu_post(struct cpu *cpu, enum cpu_event event);
 bool cpu_retract(struct cpu *cpu, enum cpu_event event);
 /* Sleep until any event in `mask` is set, or the host wakes us for no reason. */
 void cpu_sleep(struct cpu *cpu, uint32_t mask);
+/* The same, at most `nsec` nanoseconds. */
+void cpu_sleep_for(struct cpu *cpu, uint32_t mask, uint64_t nsec);
 /* Does any event end a HLT now? (IF, shadows, NMI blocking and SMM considered) */
 bool cpu_has_work(const struct cpu *cpu);
 

@@ -34,12 +34,36 @@ struct tlb_entry {
     uint64_t addend; /* host pointer minus linear address */
 };
 
+/* Where a guest-physical page lies in host memory; what page walks and TLB fills look up. */
+struct phys_entry {
+    gpa page; /* or TLB_NO_TAG */
+    struct ram_block *block;
+    uint64_t offset; /* of the page in the block */
+    bool writable;   /* false: ROM */
+};
+
+enum { PHYS_CACHE_SIZE = 128 };
+
 struct tlb {
     struct tlb_entry entry[MMU_MODES][MMU_ACCESSES][TLB_SIZE];
-    /* Covers every large page in the TLB: INVLPG within it drops all. mask 0: none. */
+    uint16_t used; /* tables with entries: bit mode * MMU_ACCESSES + access */
+    /* Covers every large page in the TLB: INVLPG within it drops all. Matches where
+     * (linear & mask) == base; base 1 with mask 0: none, base 0 with mask 0: everywhere. */
     uint64_t large_base, large_mask;
-    uint64_t hits, misses, flushes; /* statistics; hits are not counted by translated code */
+    /* Survives CR3 writes and INVLPG; dropped by mmu_flush_all() only. RAM and ROM pages. */
+    struct phys_entry phys[PHYS_CACHE_SIZE];
+    uint64_t misses, flushes; /* statistics */
 };
+
+/* Allocate and free cpu->tlb, empty. Software engines call this before the first access. */
+void mmu_attach(struct cpu *cpu);
+void mmu_detach(struct cpu *cpu);
+
+/* Guest data at any alignment: one host access each, which is what makes it atomic as the manual
+ * promises for aligned ones. */
+typedef uint16_t mmu_u16 __attribute__((aligned(1), may_alias));
+typedef uint32_t mmu_u32 __attribute__((aligned(1), may_alias));
+typedef uint64_t mmu_u64 __attribute__((aligned(1), may_alias));
 
 /* The result of a walk. */
 struct mmu_translation {
@@ -71,15 +95,19 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
 void mmu_probe(struct cpu *cpu, gva linear, uint64_t length, enum mmu_mode mode,
                enum mmu_access access);
 
-/* Accesses of 1 to 64 bytes, any alignment, that raise #PF and nothing else: segment limits,
- * canonical form and alignment were checked before. A write that faults has changed nothing. */
-uint64_t mmu_load(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode);
-void mmu_store(struct cpu *cpu, gva linear, uint64_t value, unsigned size, enum mmu_mode mode);
+/* Accesses of any alignment that raise #PF and nothing else: segment limits, canonical form and
+ * alignment were checked before. A write that faults has changed nothing. mmu_load() and
+ * mmu_store() below take 1, 2, 4 or 8 bytes, those of bytes 1 to 64. */
 void mmu_load_bytes(struct cpu *cpu, gva linear, void *to, unsigned size, enum mmu_mode mode);
 void mmu_store_bytes(struct cpu *cpu, gva linear, const void *from, unsigned size,
                      enum mmu_mode mode);
+uint64_t mmu_load_slow(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode);
+void mmu_store_slow(struct cpu *cpu, gva linear, uint64_t value, unsigned size, enum mmu_mode mode);
 
-void mmu_flush_all(struct cpu *cpu);              /* all but nothing: global pages too */
+/* What CPU_EVENT_FLUSH asks for: drop everything that was ever cached. Also after SMM came or
+ * went and after A20 changed. */
+void mmu_flush_all(struct cpu *cpu);
+void mmu_flush_linear(struct cpu *cpu); /* translations of linear addresses, global ones too */
 void mmu_flush_page(struct cpu *cpu, gva linear); /* INVLPG */
 
 /* The PDPTE registers, from CR3: PAE paging only. false: a reserved bit is set, #GP. */
@@ -100,6 +128,37 @@ static inline uint8_t *tlb_lookup(struct cpu *cpu, gva linear, unsigned size, en
     if (e->tag != ((linear + size - 1) & ~UINT64_C(0xfff)))
         return NULL;
     return (uint8_t *)(linear + e->addend);
+}
+
+static inline uint64_t mmu_load(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode)
+{
+    const uint8_t *p = tlb_lookup(cpu, linear, size, mode, MMU_READ);
+
+    if (__builtin_expect(!p, 0))
+        return mmu_load_slow(cpu, linear, size, mode);
+    switch (size) {
+    case 1: return *(const volatile uint8_t *)p;
+    case 2: return *(const volatile mmu_u16 *)p;
+    case 4: return *(const volatile mmu_u32 *)p;
+    default: return *(const volatile mmu_u64 *)p;
+    }
+}
+
+static inline void mmu_store(struct cpu *cpu, gva linear, uint64_t value, unsigned size,
+                             enum mmu_mode mode)
+{
+    uint8_t *p = tlb_lookup(cpu, linear, size, mode, MMU_WRITE);
+
+    if (__builtin_expect(!p, 0)) {
+        mmu_store_slow(cpu, linear, value, size, mode);
+        return;
+    }
+    switch (size) {
+    case 1: *(volatile uint8_t *)p = (uint8_t)value; break;
+    case 2: *(volatile mmu_u16 *)p = (uint16_t)value; break;
+    case 4: *(volatile mmu_u32 *)p = (uint32_t)value; break;
+    default: *(volatile mmu_u64 *)p = value; break;
+    }
 }
 
 #endif
