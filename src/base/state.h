@@ -17,13 +17,15 @@ struct state_field {
     uint32_t size;    /* of one element, bytes */
     uint32_t count;   /* of elements */
     uint16_t since;
+    bool boolean;                    /* elements are bool: loading refuses other than 0 and 1 */
     const struct state_field *table; /* elements are structs */
 };
 
-#define STATE_FIELD(type, field, elements, version)                                                \
-    {                                                                                              \
+#define STATE_FIELD(type, field, elements, version)                                                  \
+    {                                                                                                \
         .name = #field, .offset = offsetof(type, field),                                           \
-        .size = sizeof(((type *)0)->field) / (elements), .count = (elements), .since = (version)   \
+        .size = sizeof(((type *)0)->field) / (elements), .count = (elements), .since = (version),  \
+        .boolean = _Generic(((type *)0)->field, bool: true, bool *: true, default: false) \
     }
 #define STATE_ONE(type, field)   STATE_FIELD(type, field, 1, 0)
 #define STATE_U8(type, field)    STATE_ONE(type, field)

@@ -26,18 +26,25 @@ struct chardev_user {
     void (*event)(void *opaque, enum chardev_event what); /* may be NULL */
 };
 
-/* NULL detaches. */
+/* NULL detaches; afterwards none of the old user's hooks is running or will run. Loop's thread. */
 void chardev_attach(struct chardev *c, const struct chardev_user *user);
 /* The user can take bytes again (its FIFO was read): from any thread. */
 void chardev_accept(struct chardev *c);
 /* How many bytes were taken; fewer than `size` when the buffer is full. */
 size_t chardev_write(struct chardev *c, const void *data, size_t size);
-void chardev_free(struct chardev *c); /* writes out what is buffered, without blocking for ever */
+/* Writes out what is buffered, waiting at most a second for a slow reader. NULL is nothing. */
+void chardev_free(struct chardev *c);
+
+/* Looks at input before the user does, on the loop's thread; returns how many of the bytes, moved
+ * to the front, go on. The terminal's Ctrl-A keys are made of it. */
+void chardev_set_filter(struct chardev *c,
+                        size_t (*filter)(void *opaque, uint8_t *data, size_t size), void *opaque);
 
 /* Back ends. */
 struct chardev *chardev_null(void);
-/* Output into memory (up to `limit` bytes, then the oldest go), input by chardev_feed(): tests. */
-struct chardev *chardev_memory(size_t limit);
+/* Output into memory (up to `limit` bytes, then no more is taken until some is fetched), input by
+ * chardev_feed(): tests. `loop` may be NULL: then hooks are called at once. */
+struct chardev *chardev_memory(struct loop *loop, size_t limit);
 size_t chardev_memory_take(struct chardev *c, void *to, size_t size);
 void chardev_feed(struct chardev *c, const void *data, size_t size); /* on the loop's thread */
 int chardev_file(struct loop *loop, const char *path, struct chardev **out, struct error *err);

@@ -1,4 +1,7 @@
-int main(void)
+/* main.c - the program `hospes`; everything is in the commands (commands.c). */
+#include "cli/cli.h"
+
+int main(int argc, char **argv)
 {
-    return 0;
+    return cli_main(argc, argv);
 }

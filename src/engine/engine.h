@@ -50,8 +50,11 @@ struct engine_ops {
     void (*push)(struct engine *e, struct cpu *cpu);
 };
 
-extern const struct engine_ops engine_interp; /* always there */
-extern const struct engine_ops engine_kvm;
+extern const struct engine_ops engine_interp; /* always there, and on the list */
+
+/* Put an engine on the list, before (better than) those that are on it. The program calls it at
+ * its start, once for each engine it links: engines stand above this folder. */
+void engine_register(const struct engine_ops *ops);
 
 /*
  * Choose by name: "auto", "kvm", "bt", "interp", "tcg" (the best software engine). For "auto" the

@@ -41,6 +41,7 @@ struct loop {
     atomic_bool quit;
     pthread_mutex_t lock; /* guards the posted calls */
     struct posted *first, **last;
+    struct posted *running; /* the rest of the batch being called */
 };
 
 static void run_posted(void *opaque, uint32_t events)
@@ -52,18 +53,19 @@ static void run_posted(void *opaque, uint32_t events)
     (void)events;
     if (read(l->wake, &count, sizeof(count)) < 0)
         count = 0; /* spurious */
+    /* One at a time: a call may cancel those behind it. Those posted meanwhile wait. */
     pthread_mutex_lock(&l->lock);
-    p = l->first;
+    l->running = l->first;
     l->first = NULL;
     l->last = &l->first;
-    pthread_mutex_unlock(&l->lock);
-    while (p) {
-        struct posted *next = p->next;
-
+    while ((p = l->running)) {
+        l->running = p->next;
+        pthread_mutex_unlock(&l->lock);
         p->call(p->opaque);
         free(p);
-        p = next;
+        pthread_mutex_lock(&l->lock);
     }
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void run_clock(void *opaque, uint32_t events)
@@ -157,6 +159,31 @@ void loop_post(struct loop *l, void (*call)(void *opaque), void *opaque)
     pthread_mutex_unlock(&l->lock);
     while (write(l->wake, &one, sizeof(one)) < 0 && errno == EINTR)
         ;
+}
+
+static void cancel_in(struct posted **list, void *opaque)
+{
+    while (*list) {
+        struct posted *p = *list;
+
+        if (p->opaque == opaque) {
+            *list = p->next;
+            free(p);
+        } else {
+            list = &p->next;
+        }
+    }
+}
+
+void loop_cancel_posts(struct loop *l, void *opaque)
+{
+    pthread_mutex_lock(&l->lock);
+    cancel_in(&l->running, opaque);
+    cancel_in(&l->first, opaque);
+    l->last = &l->first;
+    while (*l->last)
+        l->last = &(*l->last)->next;
+    pthread_mutex_unlock(&l->lock);
 }
 
 static void do_nothing(void *opaque)

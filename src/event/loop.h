@@ -27,6 +27,8 @@ void loop_remove_fd(struct loop_fd *w); /* the descriptor stays open; NULL is no
 
 /* Run `call(opaque)` on the loop's thread, soon, in order of posting. */
 void loop_post(struct loop *l, void (*call)(void *opaque), void *opaque);
+/* Forget calls posted for `opaque` that have not run yet: it is about to be freed. */
+void loop_cancel_posts(struct loop *l, void *opaque);
 
 void loop_run(struct loop *l); /* until loop_quit() */
 void loop_quit(struct loop *l);

@@ -44,12 +44,18 @@ void operand_write(struct cpu *cpu, const struct insn *in, unsigned n, uint64_t 
 uint64_t operand_modify(struct cpu *cpu, const struct insn *in, unsigned n,
                         uint64_t (*change)(uint64_t old, void *context), void *context);
 
-/* The same for a plain linear range of 1 to 16 bytes; used by CMPXCHG16B and descriptor bits. */
+/* The same for memory that was checked by segment_linear(). */
+uint64_t linear_modify(struct cpu *cpu, gva linear, unsigned size, bool locked,
+                       uint64_t (*change)(uint64_t old, void *context), void *context);
+
+/* Compare and exchange a linear range of 1, 2, 4, 8 or 16 bytes, as one atomic operation;
+ * *expected gets what was there. Used by CMPXCHG8B/16B and for descriptor bits. */
 bool linear_compare_exchange(struct cpu *cpu, gva linear, void *expected, const void *desired,
                              unsigned size, enum mmu_mode mode);
 
 /* Implicit stack accesses: RSP width by SS.B or 64-bit mode. Do not change RSP: callers add up
- * and commit with stack_set(). `depth` counts bytes below (push) or above (pop) the current top. */
+ * and commit with stack_move(). stack_load() reads at RSP + depth (the first pop has depth 0),
+ * stack_store() writes at RSP - depth (the first push of 8 bytes has depth 8). */
 uint64_t stack_load(struct cpu *cpu, unsigned depth, unsigned size);
 void stack_store(struct cpu *cpu, unsigned depth, uint64_t value, unsigned size);
 void stack_move(struct cpu *cpu, int64_t bytes); /* RSP += bytes, in the stack's width */

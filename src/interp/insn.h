@@ -41,29 +41,42 @@ enum insn_prefix { PREFIX_LOCK = 1, PREFIX_REP = 2, PREFIX_REPNE = 4 };
 
 enum { INSN_MAX_LENGTH = 15, INSN_OPERANDS = 4 };
 
+enum insn_flag {
+    INSN_BOUNDARY = 1, /* may change mode, privilege, paging, shadows or IF: the run loop looks at
+                          everything anew after it. All but integer, branch, string, SIMD. */
+    INSN_VEX = 2,      /* VEX, EVEX or XOP encoded: #UD in real and virtual-8086 mode */
+    INSN_INT = 4,      /* INT n, INT1, INT3, INTO: TF set before them makes no trap after */
+};
+
+/* What an execution touches first stands in the first 64 bytes. */
 struct insn {
     insn_handler run;
-    uint16_t mnemonic; /* ZydisMnemonic */
+    uint8_t bytes[16]; /* as in memory; zero behind the end */
+    struct insn_operand op[INSN_OPERANDS];
+    /* Explicit operands in Intel order (destination first), also implicit ones where the form has
+     * them in its syntax (SHL r/m,CL; IN AL,DX). A far pointer ptr16:32 is one OPERAND_IMM: the
+     * offset is in imm, the selector in imm2. */
     uint8_t length;
+    uint8_t code_size;    /* 2, 4, 8: the mode it was decoded for */
     uint8_t operand_size; /* bytes, effective: 1 for byte forms, else 2, 4 or 8 */
     uint8_t address_size; /* bytes: 2, 4, 8 */
-    uint8_t stack_size;   /* bytes: 2, 4, 8: width of RSP used by implicit stack accesses is
-                             that of SS; this is the size of what is pushed by near branches */
-    uint8_t prefix;       /* enum insn_prefix */
-    uint8_t code_size;    /* 2, 4, 8: the mode it was decoded for */
-    uint8_t opcode;       /* last opcode byte */
-    uint8_t opcode_map;   /* ZydisOpcodeMap */
-    /* Explicit operands in Intel order (destination first), also implicit ones where the form has
-     * them in its syntax (SHL r/m,CL; IN AL,DX). */
-    struct insn_operand op[INSN_OPERANDS];
-    /* The memory operand, if any. For VSIB `index` is the vector register. */
+    uint8_t stack_size;   /* bytes: 2, 4, 8: of what PUSH, POP and near branches move (the width of
+                             RSP used for it is that of SS) */
+    uint8_t form;         /* enum insn_form of integer.c's instructions: kinds and size in one */
+    uint8_t flags;        /* enum insn_flag */
+    /* The memory operand, if any. For VSIB `index` is the vector register. String instructions and
+     * XLAT, whose memory operand is implicit, find here the segment alone. */
     uint8_t segment; /* enum segment_name; default and overrides applied */
     uint8_t base;    /* GPR, REG_RIP or REG_NONE */
     uint8_t index;   /* GPR or REG_NONE */
     uint8_t scale;   /* 1, 2, 4, 8 */
+    uint8_t prefix;  /* enum insn_prefix; REP and REPNE on string instructions only */
     int64_t disp;
-    uint64_t imm, imm2; /* sign-extended as the manual says */
-    uint8_t bytes[16];  /* as in memory */
+    uint64_t imm, imm2; /* sign-extended as the manual says; a relative branch: the displacement */
+    uint16_t mnemonic;  /* ZydisMnemonic */
+    uint8_t opcode;     /* last opcode byte */
+    uint8_t opcode_map; /* ZydisOpcodeMap */
+    uint8_t isa;        /* ZydisISASet */
     const void *extra;  /* SIMD: the host stub; set by simd_bind(), see interp/simd.c */
 };
 
@@ -74,8 +87,16 @@ enum decode_result { DECODE_OK, DECODE_MORE, DECODE_UD, DECODE_TOO_LONG };
 enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
                                struct insn *out);
 
-/* A table of handlers that a source file offers; ends with mnemonic 0 (INVALID). Each is listed
- * once in decode.c. */
+/* Does this CPU have the instruction (CPUID, mode)? Where not, it is #UD; some turn into what older
+ * processors make of the same bytes (LZCNT into BSR). Called once for each decoded instruction of
+ * a vCPU; `plain_real` says real or virtual-8086 mode. */
+void insn_bind(const struct cpu *cpu, struct insn *in, bool plain_real);
+
+/* A table of handlers that a source file offers; ends with mnemonic 0 (INVALID). decode.c lists
+ * the tables and takes the first that has the mnemonic, in this order: string (one-byte opcodes
+ * only), integer, branch, system, far, state. Forms that share a mnemonic with an ordinary
+ * instruction are looked up elsewhere first: far branches (CALL, JMP, RET) and MOV, PUSH, POP with
+ * a segment register in far, then system; MOV with a control or debug register in system. */
 struct insn_row {
     uint16_t mnemonic;
     insn_handler run;

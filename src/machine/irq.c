@@ -19,6 +19,15 @@ void irq_pin_connect(struct irq_pin *p, const struct irq_input *input)
     assert(!"too many inputs on one interrupt pin");
 }
 
+void irq_pin_disconnect(struct irq_pin *p, const struct device *chip)
+{
+    pthread_mutex_lock(&p->lock);
+    for (unsigned i = 0; i < IRQ_PIN_INPUTS; i++)
+        if (p->inputs[i].chip == chip)
+            p->inputs[i] = (struct irq_input){0};
+    pthread_mutex_unlock(&p->lock);
+}
+
 void irq_line_connect(struct irq_line *line, struct irq_pin *pin)
 {
     *line = (struct irq_line){.pin = pin};

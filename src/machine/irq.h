@@ -28,6 +28,7 @@ struct irq_pin {
 
 void irq_pin_init(struct irq_pin *p, unsigned number);
 void irq_pin_connect(struct irq_pin *p, const struct irq_input *input);
+void irq_pin_disconnect(struct irq_pin *p, const struct device *chip); /* all its inputs */
 /* Connect a line straight to a pin (boards; device_claim_irq() does it by number). */
 void irq_line_connect(struct irq_line *line, struct irq_pin *pin);
 

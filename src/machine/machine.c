@@ -43,15 +43,22 @@ static void free_devices(struct machine *m)
     }
 }
 
+void machine_free_devices(struct machine *m)
+{
+    if (m->vcpus_started)
+        vcpu_join_all(m);
+    m->vcpus_started = false;
+    free_devices(m);
+    if (m->board && m->board->free)
+        m->board->free(m);
+    m->board = NULL;
+}
+
 void machine_free(struct machine *m)
 {
     if (!m)
         return;
-    if (m->vcpus_started)
-        vcpu_join_all(m);
-    free_devices(m);
-    if (m->board && m->board->free)
-        m->board->free(m);
+    machine_free_devices(m);
     if (m->engine.ops && m->engine.ops->destroy)
         m->engine.ops->destroy(&m->engine);
     for (unsigned i = 0; i < m->cpu_count; i++)
@@ -238,6 +245,21 @@ void machine_msi(struct machine *m, gpa address, uint32_t data)
 {
     if (m->msi)
         m->msi(m->msi_opaque, address, data);
+}
+
+void machine_set_a20(struct machine *m, bool enabled)
+{
+    uint64_t mask = enabled ? ~UINT64_C(0) : ~BIT(20);
+
+    if (atomic_exchange(&m->a20_mask, mask) == mask)
+        return;
+    for (unsigned i = 0; i < m->cpu_count; i++)
+        cpu_post(m->cpus[i], CPU_EVENT_FLUSH);
+}
+
+bool machine_a20(struct machine *m)
+{
+    return m->a20_mask == ~UINT64_C(0);
 }
 
 uint64_t machine_in(struct machine *m, uint16_t port, unsigned size)

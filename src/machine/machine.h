@@ -95,6 +95,9 @@ struct machine {
 /* Maps, clock, loop and engine choice; no devices. The board does the rest: machine_build().
  * `manual_clock` is for tests: guest time moves by clock_advance() only. */
 struct machine *machine_new(const struct machine_config *config, bool manual_clock);
+/* The first half of machine_free(): ends the vCPU threads, frees devices and board. After it the
+ * owner of the back ends (chardevs), which need the loop, can free them. */
+void machine_free_devices(struct machine *m);
 void machine_free(struct machine *m);
 
 /* RAM block, CPUs by config->cpu, the board's devices, the engine. */
@@ -111,6 +114,10 @@ enum machine_end machine_wait(struct machine *m);
 void machine_request_reset(struct machine *m);                        /* [any] */
 void machine_request_end(struct machine *m, enum machine_end reason); /* [any] */
 void machine_msi(struct machine *m, gpa address, uint32_t data);      /* [any] */
+
+/* The A20 gate, as the keyboard controller and port 0x92 drive it: the last writer wins. [any] */
+void machine_set_a20(struct machine *m, bool enabled);
+bool machine_a20(struct machine *m);
 
 /* Ports as the guest sees them, for tests and firmware loaders. */
 uint64_t machine_in(struct machine *m, uint16_t port, unsigned size);

@@ -127,6 +127,7 @@ static void flat_insert(struct flat *f, struct region *r)
         f->count++;
         if (!more)
             return;
+        base = end + 1;
     }
 }
 

@@ -19,6 +19,7 @@
 #include <stdatomic.h>
 
 struct cpu_model;
+struct interp;
 struct tlb;
 
 /* In the order the instruction encoding has them. */
@@ -312,6 +313,7 @@ struct cpu {
     bool raise_has_error;
     uint32_t raise_error;
 
+    struct interp *interp;         /* decode cache and more: interp_attach() */
     void *engine;                  /* the engine's own data for this vCPU */
     void (*kick)(struct cpu *cpu); /* by the engine: make run() look at events soon; any thread */
     void *vcpu;                    /* machine/vcpu.h's */

@@ -2,6 +2,7 @@
 #ifndef SUPPORT_UNIT_H
 #define SUPPORT_UNIT_H
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

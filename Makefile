@@ -1,0 +1,64 @@
+# A thin door in front of Meson and Ninja: `make help` lists what there is.
+
+BUILD := build
+ASAN := build-asan
+JOBS := $(shell nproc)
+NINJA = ninja -C $(BUILD) -j$(JOBS)
+
+.PHONY: all demo check check-cpu check-long bench fuzz install format lint deps clean help
+
+all: deps $(BUILD)/build.ninja ## build build/hospes
+	@$(NINJA)
+
+demo: ## install what is missing, build, boot a Debian kernel to a shell
+	@scripts/install-deps build demo
+	@$(MAKE) --no-print-directory all
+	@scripts/demo
+
+check: ## install what is missing, build, run all tests (under 20 minutes on 2 cores)
+	@scripts/install-deps build check demo
+	@$(MAKE) --no-print-directory all $(ASAN)/build.ninja
+	@ninja -C $(ASAN) -j$(JOBS)
+	@tools/check
+
+check-cpu: all ## a million random sequences against the host CPU
+	$(BUILD)/tests/cpu/cpu-oracle --count 1000000
+
+check-long: ## the long suites: boot matrix, nested KVM, a million sequences
+	@scripts/install-deps build check demo long
+	@$(MAKE) --no-print-directory all
+	@tools/check --long
+
+bench: ## measure, side by side with QEMU's TCG
+	@scripts/install-deps build check demo bench
+	@$(MAKE) --no-print-directory all
+	@bench/run
+
+fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=N)
+	@scripts/install-deps build
+	@$(MAKE) --no-print-directory all
+	@tools/fuzz
+
+install: all ## install under PREFIX (default /usr/local), DESTDIR is honoured
+	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
+
+format: ## put white space as .clang-format says
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+lint: deps $(BUILD)/build.ninja ## format, layers, headers, clang warnings, cppcheck
+	@tools/lint $(BUILD)
+
+deps:
+	@scripts/install-deps build
+
+$(BUILD)/build.ninja:
+	@meson setup $(BUILD) $(if $(PREFIX),--prefix $(PREFIX)) >/dev/null || { rm -rf $(BUILD); exit 1; }
+
+$(ASAN)/build.ninja:
+	@CC=gcc meson setup $(ASAN) -Db_sanitize=address,undefined -Doptimization=1 >/dev/null || { rm -rf $(ASAN); exit 1; }
+
+clean: ## remove what was built
+	@rm -rf $(BUILD) $(ASAN)
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14

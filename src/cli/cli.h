@@ -1,0 +1,54 @@
+/*
+ * cli.h - the commands of the program `hospes`, and how it ends.
+ *
+ * Exit statuses are even, so that isa-debug-exit's odd ones stay apart; 1 is what every program
+ * says that could not do its work.
+ */
+#ifndef CLI_CLI_H
+#define CLI_CLI_H
+
+#include "base/error.h"
+#include "machine/machine.h"
+
+enum exit_status {
+    EXIT_OFF = 0,       /* the guest switched itself off */
+    EXIT_FAILED = 1,    /* could not start: a file, an option's value, the host */
+    EXIT_USAGE = 2,     /* the command line makes no sense */
+    EXIT_RESET = 4,     /* the guest reset, by a triple fault too, and --no-reboot was given */
+    EXIT_PANIC = 6,     /* the guest said that it panicked (pvpanic) */
+    EXIT_STOPPED = 8,   /* the user quit: Ctrl-A x */
+    EXIT_INTERNAL = 10, /* the engine could not go on */
+};
+
+/* The statuses for people: a line each, for help and the manual. */
+struct exit_meaning {
+    int status; /* -1: the formula of isa-debug-exit */
+    const char *text;
+};
+extern const struct exit_meaning exit_meanings[]; /* text NULL ends */
+
+/* What `hospes run` understood. */
+struct run_options {
+    struct machine_config config;
+    const char *serial[4]; /* "none", "stdio", "file:PATH"; NULL: not given */
+    unsigned serial_count;
+    const char *debugcon;
+    bool quiet;
+};
+
+/* 0, 1 where help was printed, or -errno with *err for a wrong command line. */
+int run_parse(int argc, char **argv, struct run_options *out, struct error *err);
+int command_run(int argc, char **argv);
+int command_doctor(int argc, char **argv);
+/* What the status for a machine that ended is. */
+int exit_status_of(enum machine_end end, int debug_code);
+
+struct command {
+    const char *name, *summary;
+    int (*run)(int argc, char **argv); /* argv[0] is the command */
+    const struct option_spec *options;
+};
+extern const struct command commands[]; /* name NULL ends */
+int cli_main(int argc, char **argv);
+
+#endif

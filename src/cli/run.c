@@ -1,0 +1,376 @@
+/*
+ * run.c - `hospes run`: from a command line to a running machine and an exit status.
+ */
+#include "base/log.h"
+#include "boards/board.h"
+#include "chardev/chardev.h"
+#include "cli/cli.h"
+#include "cli/console.h"
+#include "cli/options.h"
+#include "engine/engine.h"
+#include "event/loop.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+const struct exit_meaning exit_meanings[] = {
+    {EXIT_OFF, "the guest switched itself off"},
+    {EXIT_FAILED, "could not start: a file, a value, the host"},
+    {EXIT_USAGE, "the command line is wrong"},
+    {EXIT_RESET, "the guest reset, and --no-reboot was given"},
+    {EXIT_PANIC, "the guest panicked (pvpanic)"},
+    {EXIT_STOPPED, "the user quit (Ctrl-A x)"},
+    {EXIT_INTERNAL, "the engine could not go on"},
+    {-1, "2 * VALUE + 1: the guest wrote VALUE to isa-debug-exit"},
+    {0, NULL},
+};
+
+int exit_status_of(enum machine_end end, int debug_code)
+{
+    switch (end) {
+    case END_POWEROFF: return EXIT_OFF;
+    case END_RESET: return EXIT_RESET;
+    case END_PANIC: return EXIT_PANIC;
+    case END_QUIT: return EXIT_STOPPED;
+    case END_DEBUG: return ((debug_code << 1) | 1) & 0xff;
+    case END_ERROR:
+    case END_NONE: break;
+    }
+    return EXIT_INTERNAL;
+}
+
+/* ---- options ----------------------------------------------------------------------------------
+ */
+
+#define CONFIG(target) (&((struct run_options *)(target))->config)
+
+static int set_initrd(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->initrd = value;
+    return 0;
+}
+
+static int set_append(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->append = value;
+    return 0;
+}
+
+static int set_cpus(void *target, const char *value, struct error *err)
+{
+    uint64_t n;
+    int r = parse_number(value, 1, MACHINE_MAX_CPUS, &n, err);
+
+    if (!r)
+        CONFIG(target)->cpus = (unsigned)n;
+    return r;
+}
+
+static int set_memory(void *target, const char *value, struct error *err)
+{
+    uint64_t n;
+    int r = parse_size(value, &n, err);
+
+    if (r < 0)
+        return r;
+    if (n < 2 * MiB || n > UINT64_C(1) << 40)
+        return error_set(err, EINVAL, "'%s' is not from 2M to 1T", value);
+    CONFIG(target)->memory = n;
+    return 0;
+}
+
+static int set_engine(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->engine = value;
+    return 0;
+}
+
+static int set_machine(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->board = value;
+    return 0;
+}
+
+static int set_cpu(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->cpu = value;
+    return 0;
+}
+
+static int set_name(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->name = value;
+    return 0;
+}
+
+static int set_no_reboot(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->no_reboot = true;
+    return 0;
+}
+
+static int set_no_acpi(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->acpi = false;
+    return 0;
+}
+
+static int set_no_hpet(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->hpet = false;
+    return 0;
+}
+
+static int check_backend(const char *value, struct error *err)
+{
+    if (!strcmp(value, "none") || !strcmp(value, "stdio") ||
+        (!strncmp(value, "file:", 5) && value[5]))
+        return 0;
+    return error_set(err, EINVAL, "'%s' is none of none, stdio, file:PATH", value);
+}
+
+static int set_serial(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+    int r = check_backend(value, err);
+
+    if (r < 0)
+        return r;
+    if (o->serial_count == ARRAY_SIZE(o->serial))
+        return error_set(err, EINVAL, "there are %zu serial ports", ARRAY_SIZE(o->serial));
+    o->serial[o->serial_count++] = value;
+    return 0;
+}
+
+static int set_debugcon(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->debugcon = value;
+    return check_backend(value, err);
+}
+
+static int set_debug_exit(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->isa_debug_exit = true;
+    return 0;
+}
+
+static int set_log_level(void *target, const char *value, struct error *err)
+{
+    static const char *const names[] = {"error", "warning", "info", "debug"};
+
+    for (unsigned i = 0; i < ARRAY_SIZE(names); i++)
+        if (!strcmp(value, names[i]))
+            log_set_level((enum log_level)i);
+    return 0;
+}
+
+const struct option_spec run_option_specs[] = {
+    {"initrd", 'i', "FILE", NULL, "initial RAM disk", set_initrd},
+    {"append", 'a', "TEXT", NULL, "the kernel's command line", set_append},
+    {"cpus", 'c', "N", NULL, "processors (1)", set_cpus},
+    {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
+    {"engine", 'e', "NAME", "auto|kvm|bt|interp", "auto, kvm, bt, interp (auto: the best here)",
+     set_engine},
+    {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
+    {"cpu", 0, "MODEL", NULL, "qemu64, host, max, max,-avx512f ... (the engine's best)", set_cpu},
+    {"name", 0, "TEXT", NULL, "the guest's name", set_name},
+    {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
+     set_serial},
+    {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
+    {"no-reboot", 0, NULL, NULL, "end when the guest resets", set_no_reboot},
+    {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
+    {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
+    {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0x501", set_debug_exit},
+    {"log-level", 0, "LEVEL", "error|warning|info|debug", "error, warning, info, debug (info)",
+     set_log_level},
+    {"help", 'h', NULL, NULL, "this help", NULL},
+    {0},
+};
+
+static int set_kernel(void *target, const char *value, struct error *err)
+{
+    if (CONFIG(target)->kernel)
+        return error_set(err, EINVAL,
+                         "there can be one kernel, not '%s' and '%s'; quote what follows --append",
+                         CONFIG(target)->kernel, value);
+    CONFIG(target)->kernel = value;
+    return 0;
+}
+
+static void help(void)
+{
+    printf("Boot a kernel in a virtual machine, with its serial console on this terminal.\n\n"
+           "  hospes run vmlinuz --initrd initrd.img --append 'console=ttyS0'\n"
+           "  hospes run vmlinuz -c 2 -m 2G -i initrd.img -a 'console=ttyS0 quiet'\n"
+           "  hospes run test.elf --serial file:log --no-reboot; echo $?\n\n"
+           "A kernel is a Linux bzImage or vmlinux, an ELF file with a PVH note, or a Multiboot\n"
+           "kernel. Ctrl-A h tells the keys of the console, Ctrl-A x quits.\n\n"
+           "Options:\n");
+    options_help(run_option_specs, stdout);
+    printf("\nExit status:\n");
+    for (const struct exit_meaning *e = exit_meanings; e->text; e++)
+        if (e->status < 0)
+            printf("  odd  %s\n", e->text);
+        else
+            printf("  %-4d %s\n", e->status, e->text);
+}
+
+int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
+{
+    struct run_options o = {
+        .config = {
+            .board = "pc", .engine = "auto", .cpus = 1, .memory = GiB, .acpi = true, .hpet = true}};
+    unsigned terminals = 0;
+    int r = options_parse(run_option_specs, argc, argv, &o, set_kernel, err);
+
+    if (r)
+        return r;
+    if (!o.config.kernel)
+        return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
+    if (!o.serial_count)
+        o.serial[o.serial_count++] = "stdio";
+    for (unsigned i = 0; i < o.serial_count; i++)
+        terminals += !strcmp(o.serial[i], "stdio");
+    terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
+    if (terminals > 1)
+        return error_set(err, EINVAL, "only one of --serial and --debugcon can be stdio");
+    *out = o;
+    return 0;
+}
+
+/* ---- running ----------------------------------------------------------------------------------
+ */
+
+struct session {
+    struct machine *machine;
+    struct console_actions actions;
+    struct chardev *chardevs[5];
+    unsigned count;
+};
+
+static void quit(void *opaque)
+{
+    machine_request_end(((struct session *)opaque)->machine, END_QUIT);
+}
+
+static void pause_or_resume(void *opaque)
+{
+    struct machine *m = ((struct session *)opaque)->machine;
+
+    if (m->running) {
+        machine_pause(m);
+        log_info("paused; Ctrl-A p goes on");
+    } else {
+        log_info("running");
+        machine_resume(m);
+    }
+}
+
+static void press_power(void *opaque)
+{
+    struct machine *m = ((struct session *)opaque)->machine;
+
+    if (m->power_button)
+        m->power_button(m);
+    else
+        log_info("this machine has no power button; Ctrl-A x quits");
+}
+
+static void press_reset(void *opaque)
+{
+    machine_request_reset(((struct session *)opaque)->machine);
+}
+
+static int open_backend(struct session *s, const char *where, struct chardev **out,
+                        struct error *err)
+{
+    int r;
+
+    if (!where || !strcmp(where, "none"))
+        return 0;
+    if (!strcmp(where, "stdio"))
+        r = console_open(s->machine->loop, &s->actions, out, err);
+    else
+        r = chardev_file(s->machine->loop, where + strlen("file:"), out, err);
+    if (!r)
+        s->chardevs[s->count++] = *out;
+    return r;
+}
+
+static int open_backends(struct session *s, const struct run_options *o, struct error *err)
+{
+    struct machine_config *c = &s->machine->config;
+    int r = console_catch_signals(s->machine->loop, &s->actions, err);
+
+    for (unsigned i = 0; !r && i < o->serial_count; i++)
+        r = open_backend(s, o->serial[i], &c->serial[i], err);
+    return r < 0 ? r : open_backend(s, o->debugcon, &c->debugcon, err);
+}
+
+static int run(struct session *s, const struct run_options *o, struct error *err)
+{
+    const struct board_type *board = board_find(o->config.board);
+    const struct engine_ops *engine;
+    enum machine_end end;
+    char reason[200] = "";
+    int r;
+
+    engine = engine_choose(o->config.engine, reason, sizeof(reason), err);
+    if (!engine)
+        return -err->code;
+    if (!board)
+        return error_set(err, EINVAL, "there is no machine '%s'", o->config.board);
+    s->machine = machine_new(&o->config, false);
+    s->actions = (struct console_actions){.opaque = s,
+                                          .quit = quit,
+                                          .pause = pause_or_resume,
+                                          .power = press_power,
+                                          .reset = press_reset};
+    log_info("engine %s: %s", engine->name, reason);
+    r = open_backends(s, o, err);
+    if (!r)
+        r = machine_build(s->machine, board, engine, err);
+    if (!r)
+        r = machine_start(s->machine, err);
+    if (r < 0)
+        return r;
+    end = machine_wait(s->machine);
+    if (end == END_ERROR)
+        log_error("%s", s->machine->error.text);
+    return exit_status_of(end, s->machine->debug_code);
+}
+
+int command_run(int argc, char **argv)
+{
+    struct run_options o;
+    struct session s = {0};
+    struct error err = {0};
+    int r = run_parse(argc, argv, &o, &err), signal;
+
+    if (r > 0) {
+        help();
+        return 0;
+    }
+    if (r < 0) {
+        log_error("run: %s", err.text);
+        return EXIT_USAGE;
+    }
+    r = run(&s, &o, &err);
+    if (r < 0)
+        log_error("%s", err.text);
+    /* Devices use the back ends, and those, which write out what they hold, the machine's loop. */
+    if (s.machine)
+        machine_free_devices(s.machine);
+    for (unsigned i = 0; i < s.count; i++)
+        chardev_free(s.chardevs[i]);
+    signal = console_close();
+    machine_free(s.machine);
+    if (signal) { /* die of it, so that the caller sees why */
+        raise(signal);
+        return 128 + signal;
+    }
+    return r < 0 ? EXIT_FAILED : r;
+}

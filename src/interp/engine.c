@@ -1,1 +1,0 @@
-/* engine.c - to be written by its part's owner. */
