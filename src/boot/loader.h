@@ -17,6 +17,7 @@ struct boot_file {
     const char *what; /* "kernel", "initrd" */
     char *name;
     uint64_t size;
+    uint32_t setup_size; /* the real-mode part, for fw_cfg */
 };
 
 struct boot_files {
