@@ -61,10 +61,9 @@ void apic_bus_extint(void *bus, bool level);
 void apic_bus_deliver(struct apic_bus *bus, const struct apic_message *m);
 void apic_bus_deliver_shorthand(struct apic_bus *bus, const struct apic_message *m,
                                 enum apic_shorthand shorthand, struct device *sender);
-/* A write to 0xfeexxxxx by a device; fits machine->msi. Others are ignored. Bits 11:5 of the
- * address carry bits 14:8 of the APIC ID, as hypervisors with the extended-destination hint do. */
+/* A write to 0xfeexxxxx by a device; fits machine->msi. Other addresses are nobody's. */
 void apic_bus_msi(void *bus, gpa address, uint32_t data);
-/* A NMI to every processor (the monitor's `nmi`), or to LINT1 as boards wire it. */
+/* NMI on LINT1 of every local APIC, as boards wire it (the monitor's `nmi`). */
 void apic_bus_nmi(struct apic_bus *bus);
 
 void apic_bus_eoi(struct apic_bus *bus, uint8_t vector);
