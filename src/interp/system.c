@@ -877,6 +877,7 @@ const struct insn_row insn_system[] = {
     {ZYDIS_MNEMONIC_CLTS, run_clts},       {ZYDIS_MNEMONIC_XGETBV, run_xgetbv},
     {ZYDIS_MNEMONIC_XSETBV, run_xsetbv},   {ZYDIS_MNEMONIC_INVLPG, run_invlpg},
     {ZYDIS_MNEMONIC_INVPCID, run_invpcid}, {ZYDIS_MNEMONIC_INVD, run_wbinvd},
+    {ZYDIS_MNEMONIC_WBINVD, run_wbinvd},
     {ZYDIS_MNEMONIC_CLFLUSH, run_clflush}, {ZYDIS_MNEMONIC_CLFLUSHOPT, run_clflush},
     {ZYDIS_MNEMONIC_CLWB, run_clflush},    {ZYDIS_MNEMONIC_CLZERO, run_clzero},
     {ZYDIS_MNEMONIC_LFENCE, run_fence},    {ZYDIS_MNEMONIC_SFENCE, run_fence},

@@ -100,14 +100,17 @@ static uint64_t operand_address(const struct cpu *cpu, const ZydisDecodedInstruc
     return segment_base_of(cpu, op->mem.segment) + at;
 }
 
+void defined_ignore(struct defined *d, struct ignored_range r)
+{
+    if (d->ranges == IGNORED_RANGES)
+        d->give_up = "too many undefined ranges";
+    else
+        d->range[d->ranges++] = r;
+}
+
 static void ignore(struct defined *d, uint64_t start, unsigned size)
 {
-    if (d->ranges == IGNORED_RANGES) {
-        d->give_up = "too many undefined ranges";
-        return;
-    }
-    d->range[d->ranges].start = start;
-    d->range[d->ranges++].size = size;
+    defined_ignore(d, (struct ignored_range){start, size});
 }
 
 static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *in,
@@ -119,7 +122,14 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
-/* The x87 instruction and data pointers and opcode: vendors keep them differently. */
+enum { XSAVE_ALL = 4096 };
+
+/*
+ * Instructions that store or load the FPU's state. The x87 instruction and data pointers and
+ * opcode are kept differently by each vendor; XSTATE_BV and what XSAVEC and XSAVEOPT leave out
+ * depend on what the processor found out about components being in use. Which part of such an
+ * image is touched first, and what was stored before a fault, is nobody's promise.
+ */
 static void environment(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
                         const ZydisDecodedOperand *op)
 {
@@ -129,6 +139,8 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
     if (!m)
         return;
     at = operand_address(cpu, in, m);
+    d->any_fault = true;
+    d->fault_range = (struct ignored_range){at, XSAVE_ALL};
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV: {
@@ -137,8 +149,35 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
         ignore(d, at + (wide ? 12 : 6), wide ? 16 : 8);
         break;
     }
-    default: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+        ignore(d, at + 6, 18);
+        ignore(d, at + 512, 1);
+        break;
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
+    default: d->fault_range.size = 0; break; /* loads */
     }
+}
+
+/* MASKMOVQ and MASKMOVDQU may or may not fault for bytes that the mask leaves out. */
+static void masked_store(struct defined *d, const struct cpu *cpu,
+                         const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+    const ZydisDecodedOperand *m = memory_operand(in, op);
+    int first, last;
+
+    if (!m)
+        return;
+    first = image_offset(operand_address(cpu, in, m));
+    last = image_offset(operand_address(cpu, in, m) + 15);
+    if (first < 0 || last != first + 15 ||
+        (first / PAGE <= ARENA_DATA_PAGES && last / PAGE >= ARENA_DATA_PAGES))
+        d->give_up = "a masked store to where it may fault";
 }
 
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
@@ -147,9 +186,18 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     const ZydisAccessedFlags *f = in->cpu_flags;
     uint64_t set, undefined, tested;
 
+    d->any_address = d->any_fault = false;
+    d->fault_flags = 0;
+    d->fault_range.size = 0;
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_XSAVE:
@@ -158,6 +206,43 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: environment(d, cpu, in, op); break;
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: masked_store(d, cpu, in, op); break;
+    case ZYDIS_MNEMONIC_SHA1MSG1: /* AMD's need no alignment */
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2: {
+        const ZydisDecodedOperand *m = memory_operand(in, op);
+
+        if (m && operand_address(cpu, in, m) & 15)
+            d->give_up = "SHA on unaligned memory";
+        break;
+    }
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";
@@ -195,8 +280,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     default: break;
     }
     if (in->meta.category == ZYDIS_CATEGORY_STRINGOP &&
-        in->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REP))
-        set = 0; /* a count of zero changes nothing */
+        in->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REP)) {
+        set = 0;                        /* a count of zero changes nothing */
+        d->fault_flags = RFLAGS_STATUS; /* Intel puts back those from before, AMD does not */
+    }
     if (tested & d->flags)
         d->give_up = "an undefined flag was used";
     d->flags = (d->flags & ~set) | undefined;

@@ -91,6 +91,7 @@ bool mnemonic_excluded(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_MONITORX: /* wait, or depend on what the hypervisor intercepts */
     case ZYDIS_MNEMONIC_MWAITX:
     case ZYDIS_MNEMONIC_MCOMMIT:
+    case ZYDIS_MNEMONIC_INT1:   /* KVM on AMD reports it at the wrong address */
     case ZYDIS_MNEMONIC_XBEGIN: /* aborts as it likes */
     case ZYDIS_MNEMONIC_UMWAIT:
     case ZYDIS_MNEMONIC_TPAUSE: return true;
@@ -618,7 +619,7 @@ static void random_state(struct rng *r, unsigned mode, struct cpu_image *s)
         s->gpr[GPR_RSP] = stack + rng_below(r, 2 * PAGE);
     if (mode != 64 &&
         (s->sel[SEG_SS] & 4 && s->sel[SEG_SS] != SEL_DATA32_FLAT)) /* based at the arena */
-        s->gpr[GPR_RSP] -= ARENA;
+        s->gpr[GPR_RSP] = (s->gpr[GPR_RSP] - ARENA) & UINT16_MAX;
     if (mode != 64)
         for (unsigned i = 0; i < GPR_COUNT; i++)
             s->gpr[i] = i < 8 ? (uint32_t)s->gpr[i] : 0;
@@ -944,6 +945,40 @@ struct branch {
     bool far;
 };
 
+/* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
+static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction *in,
+                           const ZydisDecodedOperand *op)
+{
+    const ZydisInstructionAttributes repeats = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+                                               ZYDIS_ATTRIB_HAS_REPNE;
+    bool is_64 = m->g->mode == 64, has_66 = false, has_f2_f3 = false;
+
+    for (unsigned i = 0; i < in->raw.prefix_count; i++) {
+        has_66 |= in->raw.prefixes[i].value == 0x66;
+        has_f2_f3 |= (in->raw.prefixes[i].value & 0xfe) == 0xf2;
+    }
+    /* Intel ignores 66 before near branches, AMD truncates RIP. */
+    if (is_64 && has_66 &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT || in->mnemonic == ZYDIS_MNEMONIC_RET))
+        return true;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_LOOPE: /* the prefix turns the condition round on AMD */
+    case ZYDIS_MNEMONIC_LOOPNE: return has_f2_f3 && !(in->attributes & repeats);
+    case ZYDIS_MNEMONIC_JMP: /* m16:64 */
+    case ZYDIS_MNEMONIC_CALL: return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && in->raw.rex.W;
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS: return in->raw.rex.W;
+    case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
+        return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
+               op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_VPINSRD: /* W outside 64-bit mode */
+    case ZYDIS_MNEMONIC_VPEXTRD: return !is_64 && (in->raw.vex.W || in->raw.evex.W);
+    default: return false;
+    }
+}
+
 /* One instruction at the end of what is there. False: try again. */
 static bool make_one(struct maker *m, bool last, struct branch *branch)
 {
@@ -974,9 +1009,7 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
     if (in.mnemonic == ZYDIS_MNEMONIC_INT &&
         (in.raw.imm[0].value.u == 0x80 || in.raw.imm[0].value.u == 0x2e))
         return false;
-    /* Intel ignores 66 here and AMD does not. */
-    if (m->g->mode == 64 && in.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE &&
-        in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR)
+    if (vendors_differ(m, &in, op))
         return false;
     if ((uses_written(m, &in, op) && rng_percent(m->r, 90)) || !flags_pass(m, &in))
         return false;

@@ -302,7 +302,7 @@ static void read_outcome(struct guest *g, struct outcome *o)
     o->lines = 0;
     o->error = o->cr2 = 0;
     o->status = RAN;
-    if (cpu->cpl == 3 || stub >= PAGE || !range_within(sp - KERNEL, 48, PHYS_STACK_TOP)) {
+    if (cpu->cpl == 3 || stub >= PAGE || !range_within(sp - KERNEL, 40, PHYS_STACK_TOP)) {
         o->status = cpu->activity == CPU_RUNNING ? HUNG : DIED;
         return;
     }
@@ -394,10 +394,14 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
         if (!valid)
             continue;
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
-        if (faulted)
-            d->flags = flags_before;
-        else
+        if (faulted) {
+            d->flags = flags_before | d->fault_flags;
+            if (d->fault_range.size)
+                defined_ignore(d, d->fault_range);
+        } else {
+            d->any_address = d->any_fault = false;
             coverage->retired[in.mnemonic]++;
+        }
         if (g->sabotage && g->sabotage->mnemonic == in.mnemonic &&
             (!faulted || g->sabotage->what == SABOTAGE_VECTOR))
             g->sabotaged = true;

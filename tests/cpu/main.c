@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256 };
+enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
 
 struct options {
@@ -75,7 +75,7 @@ static void name_kind(const struct test_case *c, const char *report, char *out, 
     }
 }
 
-static int report_failure(struct run *r, const struct test_case *failed)
+static int report_failure(struct run *r, const struct test_case *failed, const char *in_batch)
 {
     static struct test_case c;
     char *text = NULL, name[sizeof(r->kind[0].text)];
@@ -89,8 +89,8 @@ static int report_failure(struct run *r, const struct test_case *failed)
     if (ret < 0)
         return ret;
     if (ret == 1) {
-        printf("sequence %llu (%u-bit) differed in its batch but not alone\n",
-               (unsigned long long)c.number, c.mode);
+        printf("sequence %llu (%u-bit) differed in its batch but not alone:\n%s",
+               (unsigned long long)c.number, c.mode, in_batch);
         return 0;
     }
     if (r->o->shrink) {
@@ -126,9 +126,11 @@ static bool enough(const struct run *r)
 }
 
 /* What the engine made of a case that the host ran. */
-static bool judge(struct run *r, const struct test_case *c, const struct outcome *want)
+static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
+                  char text[REPORT_SIZE])
 {
     struct defined d;
+    FILE *report;
 
     if (want->status != RAN) {
         r->left += want->status == LEFT;
@@ -145,12 +147,19 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
         return true;
     }
     r->compared++;
-    return outcomes_agree(c, want, &got, &d, NULL);
+    if (outcomes_agree(c, want, &got, &d, NULL))
+        return true;
+    report = fmemopen(text, REPORT_SIZE, "w");
+    outcomes_agree(c, want, &got, &d, report);
+    fclose(report);
+    text[REPORT_SIZE - 1] = 0;
+    return false;
 }
 
 static int run_mode(struct run *r, unsigned mode)
 {
     static struct test_case failed[BATCH];
+    static char text[BATCH][REPORT_SIZE];
     const struct options *o = r->o;
     struct generator *g;
     const bool *has;
@@ -178,11 +187,11 @@ static int run_mode(struct run *r, unsigned mode)
         if (ret < 0)
             return ret;
         for (unsigned i = 0; i < count; i++)
-            if (!judge(r, &native_cases()[i], &native_outcomes()[i]))
+            if (!judge(r, &native_cases()[i], &native_outcomes()[i], text[failures]))
                 failed[failures++] = native_cases()[i];
         r->done[mode] += count;
         for (unsigned i = 0; i < failures && !enough(r); i++) {
-            ret = report_failure(r, &failed[i]);
+            ret = report_failure(r, &failed[i], text[i]);
             if (ret < 0)
                 return ret;
         }

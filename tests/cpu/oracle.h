@@ -189,19 +189,29 @@ uint64_t native_xcr0(void);
 
 enum { IGNORED_RANGES = 8 };
 
+struct ignored_range {
+    uint64_t start;
+    unsigned size;
+};
+
 /* What the manuals leave open at a point of one run. */
 struct defined {
     uint64_t flags;      /* RFLAGS bits that are undefined now */
     const char *give_up; /* the outcome depends on something undefined: do not compare */
     unsigned ranges;
-    struct {
-        uint64_t start;
-        unsigned size;
-    } range[IGNORED_RANGES]; /* memory whose content is not defined */
+    struct ignored_range range[IGNORED_RANGES]; /* memory whose content is not defined */
+
+    /* If the instruction under way faults. */
+    uint64_t fault_flags;             /* undefined then */
+    struct ignored_range fault_range; /* so is this memory */
+    bool any_address;                 /* it has several accesses: any may come first */
+    bool any_fault;                   /* and they may fault in different ways */
 };
 /* Before `in` runs in the state `cpu`. */
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
                   const ZydisDecodedOperand *op);
+
+void defined_ignore(struct defined *d, struct ignored_range r);
 
 /* ---- guest.c ----------------------------------------------------------------------------- */
 
