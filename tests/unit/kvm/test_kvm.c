@@ -467,14 +467,22 @@ static void interpreter_does_what_kvm_cannot(void **state)
 
 static void triple_fault_is_a_shutdown(void **state)
 {
-    static const uint8_t code[] = {0xcd, 0x20}; /* int 0x20 */
+    static const uint8_t code[] = {0x0f, 0x0b}; /* ud2 */
     struct guest *g = *state;
 
     load(g, code, sizeof(code));
+    for (unsigned i = 0; i < SEG_COUNT; i++) {
+        g->cpu->seg[i].selector = i == SEG_CS ? 8 : 16;
+        g->cpu->seg[i].limit = 0xffffffff;
+        g->cpu->seg[i].attr = ATTR_P | ATTR_S | ATTR_DB | ATTR_G | ATTR_ACCESSED | ATTR_WRITABLE |
+                              (i == SEG_CS ? ATTR_CODE : 0);
+    }
+    g->cpu->cr0 |= CR0_PE;
     g->cpu->idtr.limit = 0;
     engine_kvm.push(&g->engine, g->cpu);
     assert_int_equal(run(g), ENGINE_SHUTDOWN);
     assert_int_equal(g->cpu->activity, CPU_SHUTDOWN);
+    assert_int_equal(g->cpu->rip, CODE);
 }
 
 /* Whatever this /dev/kvm is: the probe ends soon, and says something where it refuses. */
