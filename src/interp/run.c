@@ -256,6 +256,7 @@ static void execute_careful(struct cpu *cpu)
 
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
         it->budget--;
+        cpu->rflags |= RFLAGS_RF; /* a fault: IRET shall go on behind it */
         debug_exception(cpu, bits);
         return;
     }

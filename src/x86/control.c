@@ -2,7 +2,8 @@
  * control.c - writes to control registers, with every check of MOV CR and XSETBV, and what
  * follows from them: long mode coming and going, PDPTE registers, TLB flushes.
  *
- * Each function checks everything before it changes anything; false means #GP(0).
+ * Each function checks everything before it changes anything; false means #GP(0). Which bits a
+ * model has not is in model.c.
  */
 #include "x86/mmu.h"
 #include "x86/model.h"
@@ -11,60 +12,6 @@
     ((uint64_t)(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW |   \
                 CR0_CD | CR0_PG))
 #define CR3_NO_FLUSH BIT(63)
-
-uint64_t cpu_cr0_reserved(const struct cpu *cpu)
-{
-    return ~(uint64_t)UINT32_MAX; /* the undefined ones below are ignored */
-}
-
-uint64_t cpu_cr4_reserved(const struct cpu *cpu)
-{
-    static const struct {
-        uint32_t bits;
-        enum cpu_feature feature;
-    } rows[] = {
-        {CR4_VME | CR4_PVI, FEATURE_VME},
-        {CR4_TSD, FEATURE_TSC},
-        {CR4_DE, FEATURE_DE},
-        {CR4_PSE, FEATURE_PSE},
-        {CR4_PAE, FEATURE_PAE},
-        {CR4_MCE, FEATURE_MCE},
-        {CR4_PGE, FEATURE_PGE},
-        {CR4_OSFXSR, FEATURE_FXSR},
-        {CR4_OSXMMEXCPT, FEATURE_SSE},
-        {CR4_UMIP, FEATURE_UMIP},
-        {CR4_LA57, FEATURE_LA57},
-        {CR4_FSGSBASE, FEATURE_FSGSBASE},
-        {CR4_PCIDE, FEATURE_PCID},
-        {CR4_OSXSAVE, FEATURE_XSAVE},
-        {CR4_SMEP, FEATURE_SMEP},
-        {CR4_SMAP, FEATURE_SMAP},
-        {CR4_PKE, FEATURE_PKU},
-    };
-    uint64_t valid = CR4_PCE;
-
-    for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-        if (cpu_has(cpu, rows[i].feature))
-            valid |= rows[i].bits;
-    return ~valid;
-}
-
-uint64_t cpu_efer_reserved(const struct cpu *cpu)
-{
-    uint64_t valid = 0;
-
-    if (cpu_has(cpu, FEATURE_SYSCALL))
-        valid |= EFER_SCE;
-    if (cpu_has(cpu, FEATURE_LM))
-        valid |= EFER_LME | EFER_LMA;
-    if (cpu_has(cpu, FEATURE_NX))
-        valid |= EFER_NXE;
-    if (cpu_has(cpu, FEATURE_SVM))
-        valid |= EFER_SVME;
-    if (cpu_has(cpu, FEATURE_FXSR_OPT))
-        valid |= EFER_FFXSR;
-    return ~valid;
-}
 
 static bool pae_paging(uint64_t cr0, uint64_t cr4, uint64_t efer)
 {

@@ -1009,3 +1009,56 @@ void cpu_cpuid(const struct cpu *cpu, uint32_t function, uint32_t index, uint32_
     default: break;
     }
 }
+
+uint64_t cpu_cr0_reserved(const struct cpu *cpu)
+{
+    return ~UINT64_C(0) << 32; /* reserved bits below are ignored, not refused */
+}
+
+uint64_t cpu_cr4_reserved(const struct cpu *cpu)
+{
+    static const struct {
+        enum cpu_feature feature;
+        uint32_t bits;
+    } allowed[] = {
+        {FEATURE_VME, CR4_VME | CR4_PVI},
+        {FEATURE_TSC, CR4_TSD},
+        {FEATURE_DE, CR4_DE},
+        {FEATURE_PSE, CR4_PSE},
+        {FEATURE_PAE, CR4_PAE},
+        {FEATURE_MCE, CR4_MCE},
+        {FEATURE_PGE, CR4_PGE},
+        {FEATURE_FXSR, CR4_OSFXSR},
+        {FEATURE_SSE, CR4_OSXMMEXCPT},
+        {FEATURE_UMIP, CR4_UMIP},
+        {FEATURE_LA57, CR4_LA57},
+        {FEATURE_FSGSBASE, CR4_FSGSBASE},
+        {FEATURE_PCID, CR4_PCIDE},
+        {FEATURE_XSAVE, CR4_OSXSAVE},
+        {FEATURE_SMEP, CR4_SMEP},
+        {FEATURE_SMAP, CR4_SMAP},
+        {FEATURE_PKU, CR4_PKE},
+        {FEATURE_MMX, CR4_PCE},
+    };
+    uint64_t ok = 0;
+
+    for (size_t i = 0; i < ARRAY_SIZE(allowed); i++)
+        if (cpu_has(cpu, allowed[i].feature))
+            ok |= allowed[i].bits;
+    return ~ok;
+}
+
+uint64_t cpu_efer_reserved(const struct cpu *cpu)
+{
+    uint64_t ok = 0;
+
+    if (cpu_has(cpu, FEATURE_SYSCALL))
+        ok |= EFER_SCE;
+    if (cpu_has(cpu, FEATURE_LM))
+        ok |= EFER_LME | EFER_LMA;
+    if (cpu_has(cpu, FEATURE_NX))
+        ok |= EFER_NXE;
+    if (cpu_has(cpu, FEATURE_FXSR_OPT))
+        ok |= EFER_FFXSR;
+    return ~ok;
+}

@@ -97,6 +97,13 @@ static inline bool cpu_has(const struct cpu *cpu, enum cpu_feature f)
     return model_has(cpu->model, f);
 }
 
+/* Does it behave as AMD's do where the vendors differ (SYSCALL outside 64-bit mode...)? */
+static inline bool cpu_is_amd(const struct cpu *cpu)
+{
+    return !strcmp(cpu->model->vendor, "AuthenticAMD") ||
+           !strcmp(cpu->model->vendor, "HygonGenuine");
+}
+
 /* CPUID as this CPU answers it now. out: EAX, EBX, ECX, EDX. */
 void cpu_cpuid(const struct cpu *cpu, uint32_t function, uint32_t index, uint32_t out[4]);
 

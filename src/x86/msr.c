@@ -97,12 +97,6 @@ enum {
     HWCR_TSC_FREQ_SEL = 1 << 24,
 };
 
-static bool is_amd(const struct cpu *cpu)
-{
-    return !strcmp(cpu->model->vendor, "AuthenticAMD") ||
-           !strcmp(cpu->model->vendor, "HygonGenuine");
-}
-
 static bool is_canonical(const struct cpu *cpu, uint64_t address)
 {
     unsigned bits = cpu_has(cpu, FEATURE_LA57) ? 57 : 48; /* MSRs: what the processor can hold */
@@ -350,7 +344,7 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
         return cpu_has(cpu, FEATURE_ARCH_CAPABILITIES);
     case MSR_BIOS_UPDATE: return false; /* write only */
     case MSR_BIOS_SIGN_ID:              /* AMD: PATCH_LEVEL */
-        *value = is_amd(cpu) ? 0x01000065 : BIT(32);
+        *value = cpu_is_amd(cpu) ? 0x01000065 : BIT(32);
         return true;
     case MSR_SMBASE: *value = cpu->smbase; return cpu->in_smm;
     case MSR_MTRR_CAP:
@@ -368,7 +362,7 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
         *value = cpu->tsc_aux;
         return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
     }
-    return is_amd(cpu) ? read_amd(cpu, index, value) : read_intel(cpu, index, value);
+    return cpu_is_amd(cpu) ? read_amd(cpu, index, value) : read_intel(cpu, index, value);
 }
 
 static bool write_efer(struct cpu *cpu, uint64_t value)
@@ -472,5 +466,5 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
         cpu->tsc_aux = value;
         return true;
     }
-    return is_amd(cpu) ? write_amd(cpu, index) : write_intel(cpu, index, value);
+    return cpu_is_amd(cpu) ? write_amd(cpu, index) : write_intel(cpu, index, value);
 }

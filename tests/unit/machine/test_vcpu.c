@@ -110,6 +110,13 @@ static void wait_for(atomic_uint *what, unsigned at_least)
     assert_true(*what >= at_least);
 }
 
+static void wait_taken(struct cpu *cpu, uint32_t event)
+{
+    for (unsigned i = 0; i < 5000 && cpu->events & event; i++)
+        usleep(1000);
+    assert_false(cpu->events & event);
+}
+
 static void ends_with_the_reason(void **state)
 {
     static const struct {
@@ -176,13 +183,12 @@ static void sipi_starts_a_processor_once(void **state)
     m->cpus[1]->sipi_vector = 0x10; /* ignored: it runs */
     machine_resume(m);
     cpu_post(m->cpus[1], CPU_EVENT_SIPI);
-    wait_for(&fake.runs[1], 3);
+    wait_taken(m->cpus[1], CPU_EVENT_SIPI);
     machine_pause(m);
     assert_int_equal(m->cpus[1]->seg[SEG_CS].selector, 0x9a00);
     machine_resume(m);
     cpu_post(m->cpus[1], CPU_EVENT_INIT);
-    for (unsigned i = 0; i < 5000 && m->cpus[1]->events & CPU_EVENT_INIT; i++)
-        usleep(1000);
+    wait_taken(m->cpus[1], CPU_EVENT_INIT);
     machine_pause(m);
     assert_int_equal(m->cpus[1]->activity, CPU_WAIT_SIPI);
     machine_free(m);

@@ -1,0 +1,62 @@
+/*
+ * common.h - what all boards have: interrupt controllers, timers, ports, and the way a kernel is
+ * started without firmware. For the boards only.
+ *
+ * A board creates devices in the order in which they are reset: interrupt controllers first, then
+ * what drives them. Everything a load hook needs later is in struct board, machine->board_data.
+ */
+#ifndef BOARDS_COMMON_H
+#define BOARDS_COMMON_H
+
+#include "boards/board.h"
+#include "boot/boot.h"
+#include "devices/acpi/tables.h"
+#include "devices/pci/pci.h"
+
+struct apic_bus;
+
+enum { BOARD_RESERVED = 4, BOARD_IOAPIC_ID = 0 };
+
+/* Where a board keeps its ACPI tables: in RAM that kernels leave alone. */
+enum { BOARD_ACPI_RSDP = 0xe0000, BOARD_ACPI_TABLES = 0xe0040, BOARD_ACPI_END = 0xf0000 };
+
+struct board {
+    struct apic_bus *apics;
+    struct device *pic, *pit, *rtc, *fw_cfg;
+    struct pci_host *pci;       /* NULL: none */
+    struct device *bridge, *pm; /* host bridge; what has the power button */
+    struct boot_files *files;   /* NULL: no kernel */
+    enum acpi_platform platform;
+    unsigned acpi_devices; /* enum acpi_device */
+    uint32_t level_isa;    /* ISA interrupts that are level triggered */
+    struct boot_range reserved[BOARD_RESERVED];
+    unsigned reserved_count;
+    /* Leave the chip set as a firmware would; called before a kernel is loaded. */
+    void (*prepare)(struct machine *m);
+    /* GSI of a PCI pin of bus 0, for the MP table. */
+    unsigned (*pci_gsi)(struct machine *m, unsigned slot, unsigned pin);
+};
+
+static inline struct board *board_of(struct machine *m)
+{
+    return m->board_data;
+}
+
+/* PCI memory windows: what tables and firmware are told, and where BARs are put. */
+#define BOARD_WINDOW32      UINT64_C(0xc0000000)
+#define BOARD_WINDOW32_LAST UINT64_C(0xfebfffff)
+void board_window64(const struct machine *m, gpa *first, gpa *last);
+
+/* board_data, i8259, local APICs, I/O APIC, PIT, RTC with its memory, HPET if configured. */
+int board_add_core(struct machine *m, enum acpi_platform platform, struct error *err);
+/* Serial ports, debug ports, pvpanic; with `pc` also i8042 and port 0x92. */
+int board_add_isa(struct machine *m, bool pc, struct error *err);
+/* Open the kernel, if there is one, and set the load hook. The last step of a build. */
+int board_finish(struct machine *m, struct error *err);
+void board_free(struct machine *m);
+
+/* Give the functions of bus 0 addresses in the windows and interrupt lines, and enable them: as
+ * firmware does. */
+void board_assign_pci(struct machine *m);
+
+#endif

@@ -1,0 +1,440 @@
+/*
+ * guest.c - the other side: the same case in an engine, through its public interface only.
+ *
+ * A tiny guest without a machine: one RAM block with descriptor tables, page tables and the
+ * arena's pages at the linear addresses the native child has them. The CPU runs at privilege
+ * level 3 with everything the host kernel gives its processes (CR4, Linux's descriptors in the
+ * GDT, the LDT of oracle_ldt). Exceptions are delivered through the IDT to ring 0, where the run
+ * ends: the pushed frame and the handler's address tell what happened.
+ */
+#include "oracle.h"
+
+#include "interp/interp.h"
+#include "memory/ram.h"
+#include "x86/mmu.h"
+#include "x86/model.h"
+
+#include <stdlib.h>
+
+/* Guest-physical layout. */
+enum {
+    PHYS_GDT = 0x1000,
+    PHYS_LDT = 0x1400,
+    PHYS_TSS = 0x1800,
+    PHYS_IDT = 0x2000,
+    PHYS_STUBS = 0x3000, /* 256 times 16 bytes of HLT */
+    PHYS_STACK_TOP = 0x6000,
+    PHYS_TABLES = 0x10000,
+    PHYS_TABLES_END = 0x20000,
+    PHYS_ARENA = 0x20000,
+    PHYS_HIGH = 0x30000,
+    PHYS_END = 0x40000,
+};
+#define KERNEL UINT64_C(0xffff800000000000)
+
+enum { GDT_KERNEL_CODE = 0x10, GDT_KERNEL_DATA = 0x18, GDT_TSS = 0x40, GDT_LDT = 0x50 };
+enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
+#define PTE_NX BIT(63)
+
+enum { STEP_LIMIT = 20000 };
+
+struct guest {
+    const struct guest_engine *engine;
+    struct cpu_model model;
+    struct cpu *cpu;
+    struct memory_map *memory, *ports;
+    struct ram_block *ram;
+    struct region *region;
+    _Atomic uint64_t a20;
+    uint64_t next_table;
+    uint64_t image_seed;
+    uint8_t image[IMAGE_SIZE];
+    ZydisDecoder decoder[3]; /* 64, 32, 16 */
+    const struct sabotage *sabotage;
+    bool sabotaged;
+};
+
+static void step_interp(struct cpu *cpu)
+{
+    interp_step(cpu, 1);
+}
+
+const struct guest_engine guest_engines[] = {
+    {"interp", interp_attach, interp_detach, step_interp},
+    {NULL, NULL, NULL, NULL},
+};
+
+/* ---- the guest's tables -------------------------------------------------------------------- */
+
+static void map_page(struct guest *g, uint64_t linear, uint64_t phys, uint64_t flags)
+{
+    uint64_t table = PHYS_TABLES;
+
+    for (unsigned level = 3; level; level--) {
+        uint8_t *entry = g->ram->host + table + 8 * (linear >> (12 + 9 * level) & 511);
+        uint64_t e = load_le(entry, 8);
+
+        if (!(e & PTE_P)) {
+            e = g->next_table | PTE_P | PTE_W | PTE_U | PTE_A;
+            g->next_table += PAGE;
+            store_le(entry, e, 8);
+        }
+        table = e & 0x000ffffffffff000;
+    }
+    store_le(g->ram->host + table + 8 * (linear >> 12 & 511), phys | flags | PTE_A | PTE_D, 8);
+}
+
+static uint64_t descriptor(uint32_t base, uint32_t limit, unsigned access, unsigned flags)
+{
+    return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)access << 40 |
+           (uint64_t)(limit >> 16 & 0xf) << 48 | (uint64_t)flags << 52 |
+           (uint64_t)(base >> 24) << 56;
+}
+
+static void build_tables(struct guest *g)
+{
+    const uint64_t user = PTE_P | PTE_U;
+    uint8_t *ram = g->ram->host, *gdt = ram + PHYS_GDT;
+
+    g->next_table = PHYS_TABLES + PAGE;
+    for (uint64_t p = 0; p < PHYS_TABLES; p += PAGE)
+        map_page(g, KERNEL + p, p, PTE_P | PTE_W);
+    for (unsigned p = ARENA_DATA; p < ARENA_DATA + IMAGE_LOW_PAGES; p++)
+        map_page(g, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE,
+                 user | PTE_NX | (p == ARENA_RO ? 0 : PTE_W));
+    for (unsigned p = ARENA_CODE; p < ARENA_CODE + ARENA_CODE_PAGES; p++)
+        map_page(g, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE, user);
+    for (unsigned p = 0; p < HIGH_PAGES; p++)
+        map_page(g, ARENA_HIGH + (uint64_t)p * PAGE, PHYS_HIGH + (uint64_t)p * PAGE,
+                 user | PTE_NX | PTE_W);
+    memset(ram + PHYS_ARENA + (ptrdiff_t)ARENA_CODE * PAGE, 0xcc, (size_t)ARENA_CODE_PAGES * PAGE);
+    memset(ram + PHYS_STUBS, 0xf4, PAGE);
+
+    /* As Linux has them, for LAR, LSL and segment loads. */
+    store_le(gdt + 0x08, descriptor(0, 0xfffff, 0x9b, 0xc), 8);
+    store_le(gdt + GDT_KERNEL_CODE, descriptor(0, 0xfffff, 0x9b, 0xa), 8);
+    store_le(gdt + GDT_KERNEL_DATA, descriptor(0, 0xfffff, 0x93, 0xc), 8);
+    store_le(gdt + (SEL_CODE32 & ~7), descriptor(0, 0xfffff, 0xfb, 0xc), 8);
+    store_le(gdt + (SEL_DATA & ~7), descriptor(0, 0xfffff, 0xf3, 0xc), 8);
+    store_le(gdt + (SEL_CODE64 & ~7), descriptor(0, 0xfffff, 0xfb, 0xa), 8);
+    store_le(gdt + GDT_TSS, descriptor(PHYS_TSS, 0x67, 0x8b, 0), 8);
+    store_le(gdt + GDT_TSS + 8, KERNEL >> 32, 8);
+    store_le(gdt + GDT_LDT, descriptor(PHYS_LDT, 8 * ORACLE_LDT_SIZE - 1, 0x82, 0), 8);
+    store_le(gdt + GDT_LDT + 8, KERNEL >> 32, 8);
+    store_le(gdt + 0x78, descriptor(0, 0, 0xf5, 0x4), 8);
+    for (unsigned i = 0; i < ORACLE_LDT_SIZE; i++) {
+        const struct ldt_entry *e = &oracle_ldt[i];
+        unsigned access = 0x71 | (e->absent ? 0 : 0x80) | e->contents << 2 |
+                          (e->read_exec_only ? 0 : 2);
+        unsigned flags = (unsigned)(e->in_pages << 3 | e->is_32 << 2 | e->avl);
+
+        store_le(ram + PHYS_LDT + (ptrdiff_t)8 * i, descriptor(e->base, e->limit, access, flags),
+                 8);
+    }
+    store_le(ram + PHYS_TSS + 4, KERNEL + PHYS_STACK_TOP, 8);
+    store_le(ram + PHYS_TSS + 102, 0x68, 2); /* no I/O bitmap */
+    for (unsigned v = 0; v < 256; v++) {
+        uint64_t to = KERNEL + PHYS_STUBS + 16ull * v;
+        unsigned dpl = v == 3 || v == 4 || v == 0x80 ? 3 : 0;
+
+        store_le(ram + PHYS_IDT + 16 * v,
+                 (to & 0xffff) | GDT_KERNEL_CODE << 16 | (uint64_t)(0x8e | dpl << 5) << 40 |
+                     (to >> 16 & 0xffff) << 48,
+                 8);
+        store_le(ram + PHYS_IDT + 16 * v + 8, to >> 32, 8);
+    }
+}
+
+static struct segment segment_from(uint16_t selector, uint64_t d)
+{
+    struct segment s = {.selector = selector};
+
+    s.attr = (uint32_t)(d >> 40) & 0xf0ff;
+    s.base = (d >> 16 & 0xffffff) | (d >> 56) << 24;
+    s.limit = (uint32_t)((d & 0xffff) | (d >> 32 & 0xf0000));
+    if (s.attr & ATTR_G)
+        s.limit = s.limit << 12 | 0xfff;
+    return s;
+}
+
+static struct segment segment_by_selector(const struct guest *g, uint16_t selector)
+{
+    uint64_t table = selector & 4 ? PHYS_LDT : PHYS_GDT;
+
+    if (selector < 4)
+        return (struct segment){.selector = selector, .attr = ATTR_NULL};
+    return segment_from(selector, load_le(g->ram->host + table + (selector & ~7), 8));
+}
+
+struct guest *guest_new(const struct guest_engine *e, struct error *err)
+{
+    struct guest *g = xcalloc(1, sizeof(*g));
+    struct cpu_limits limits;
+    struct cpu *cpu;
+
+    g->engine = e;
+    cpu_limits_software(&limits);
+    if (cpu_model_build("max", &limits, 1, &g->model, err) < 0 ||
+        ram_block_new("oracle", PHYS_END, &g->ram, err) < 0) {
+        free(g);
+        return NULL;
+    }
+    g->memory = memory_map_new("memory", BIT(40));
+    g->ports = memory_map_new("ports", 65536);
+    if (memory_add_ram(g->memory, "ram", 0, PHYS_END, PRIORITY_DEFAULT, IN_ALL, g->ram, 0, true,
+                       &g->region, err) < 0) {
+        guest_free(g);
+        return NULL;
+    }
+    build_tables(g);
+    decoder_init(&g->decoder[0], 64);
+    decoder_init(&g->decoder[1], 32);
+    decoder_init(&g->decoder[2], 16);
+    atomic_store(&g->a20, UINT64_MAX);
+
+    cpu = g->cpu = cpu_new(0, 0, &g->model);
+    cpu->memory = g->memory;
+    cpu->ports = g->ports;
+    cpu->a20_mask = &g->a20;
+    cpu->apic_page = CPU_NO_APIC_PAGE;
+    e->attach(cpu);
+    cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+    cpu->cr3 = PHYS_TABLES;
+    cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_OSXSAVE | CR4_FSGSBASE |
+               CR4_UMIP | CR4_SMEP | CR4_SMAP | CR4_DE | CR4_PSE | CR4_MCE;
+    cpu->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NXE;
+    cpu->xcr0 = native_xcr0();
+    cpu->gdtr = (struct table_register){KERNEL + PHYS_GDT, 0x7f};
+    cpu->idtr = (struct table_register){KERNEL + PHYS_IDT, 0xfff};
+    cpu->ldtr = segment_from(GDT_LDT, load_le(g->ram->host + PHYS_GDT + GDT_LDT, 8));
+    cpu->tr = segment_from(GDT_TSS, load_le(g->ram->host + PHYS_GDT + GDT_TSS, 8));
+    cpu->ldtr.base |= KERNEL;
+    cpu->tr.base |= KERNEL;
+    return g;
+}
+
+void guest_free(struct guest *g)
+{
+    if (!g)
+        return;
+    if (g->cpu) {
+        g->engine->detach(g->cpu);
+        cpu_free(g->cpu);
+    }
+    memory_remove(g->region);
+    memory_map_free(g->memory);
+    memory_map_free(g->ports);
+    ram_block_free(g->ram);
+    free(g);
+}
+
+void guest_sabotage(struct guest *g, const struct sabotage *s)
+{
+    g->sabotage = s;
+}
+
+/* ---- a run --------------------------------------------------------------------------------- */
+
+static uint8_t *image_host(struct guest *g, unsigned offset)
+{
+    if (offset < IMAGE_LOW_PAGES * PAGE)
+        return g->ram->host + PHYS_ARENA + (size_t)ARENA_DATA * PAGE + offset;
+    return g->ram->host + PHYS_HIGH + (offset - IMAGE_LOW_PAGES * PAGE);
+}
+
+static void load_case(struct guest *g, const struct test_case *c)
+{
+    const struct cpu_image *in = &c->in;
+    struct cpu *cpu = g->cpu;
+    bool other_mode;
+
+    if (c->memory_seed != g->image_seed || !g->image_seed) {
+        memory_image_fill(c->memory_seed, g->image);
+        g->image_seed = c->memory_seed;
+        for (unsigned at = 0; at < IMAGE_SIZE; at += PAGE)
+            memcpy(image_host(g, at), g->image + at, PAGE);
+    }
+    memcpy(g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + c->code_offset, c->code,
+           c->length);
+    memcpy(cpu->gpr, in->gpr, sizeof(cpu->gpr));
+    cpu->rip = in->rip;
+    cpu->rflags = in->rflags;
+    other_mode = cpu->seg[SEG_CS].selector != in->sel[SEG_CS];
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        cpu->seg[i] = segment_by_selector(g, in->sel[i]);
+    if (c->mode == 64) {
+        cpu->seg[SEG_FS].base = in->fs_base;
+        cpu->seg[SEG_GS].base = in->gs_base;
+    }
+    cpu->fx.fcw = in->fcw;
+    cpu->fx.fsw = in->fsw;
+    cpu->fx.ftw = in->ftw;
+    cpu->fx.fop = 0;
+    cpu->fx.fip = cpu->fx.fdp = 0;
+    cpu->fx.mxcsr = in->mxcsr;
+    memcpy(cpu->fx.st, in->st, sizeof(cpu->fx.st));
+    memcpy(cpu->zmm, in->zmm, sizeof(cpu->zmm));
+    memcpy(cpu->k, in->k, sizeof(cpu->k));
+    cpu->cr2 = 0;
+    cpu->dr[6] = 0xffff0ff0;
+    cpu->dr[7] = 0x400;
+    cpu->sti_shadow = cpu->movss_shadow = cpu->nmi_blocked = false;
+    cpu->pending_vector = -1;
+    cpu->activity = CPU_RUNNING;
+    if (other_mode)
+        cpu_state_changed(cpu);
+    else
+        cpu_update_derived(cpu);
+}
+
+static bool has_error_code(unsigned vector)
+{
+    return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
+}
+
+/* After delivery: the handler's address and the frame on the ring-0 stack. */
+static void read_outcome(struct guest *g, struct outcome *o)
+{
+    struct cpu *cpu = g->cpu;
+    uint64_t stub = cpu->rip - (KERNEL + PHYS_STUBS), sp = cpu->gpr[GPR_RSP];
+    const uint8_t *frame = g->ram->host + (sp - KERNEL);
+
+    o->lines = 0;
+    o->error = o->cr2 = 0;
+    o->status = RAN;
+    if (cpu->cpl == 3 || stub >= PAGE || !range_within(sp - KERNEL, 40, PHYS_STACK_TOP)) {
+        o->status = cpu->activity == CPU_RUNNING ? HUNG : DIED;
+        return;
+    }
+    o->vector = (uint8_t)(stub / 16);
+    if (has_error_code(o->vector)) {
+        o->error = load_le(frame, 8);
+        frame += 8;
+    }
+    o->out.rip = load_le(frame, 8);
+    o->out.sel[SEG_CS] = (uint16_t)load_le(frame + 8, 8);
+    o->out.rflags = load_le(frame + 16, 8);
+    memcpy(o->out.gpr, cpu->gpr, sizeof(cpu->gpr));
+    o->out.gpr[GPR_RSP] = load_le(frame + 24, 8);
+    for (unsigned i = 0; i < SEG_COUNT; i++)
+        if (i != SEG_CS)
+            o->out.sel[i] = cpu->seg[i].selector;
+    o->out.sel[SEG_SS] = (uint16_t)load_le(frame + 32, 8);
+    o->out.fs_base = cpu->seg[SEG_FS].base;
+    o->out.gs_base = cpu->seg[SEG_GS].base;
+    o->cr2 = o->vector == EXC_PF ? cpu->cr2 : 0;
+    o->out.fcw = cpu->fx.fcw;
+    o->out.fsw = cpu->fx.fsw;
+    o->out.ftw = cpu->fx.ftw;
+    o->out.mxcsr = cpu->fx.mxcsr;
+    memcpy(o->out.st, cpu->fx.st, sizeof(o->out.st));
+    memcpy(o->out.zmm, cpu->zmm, sizeof(o->out.zmm));
+    memcpy(o->out.k, cpu->k, sizeof(o->out.k));
+}
+
+static void collect(struct guest *g, struct outcome *o)
+{
+    for (unsigned at = 0; at < IMAGE_SIZE; at += LINE) {
+        uint8_t *now = image_host(g, at);
+        struct dirty_line *line;
+
+        if (!memcmp(now, g->image + at, LINE))
+            continue;
+        line = &o->line[o->lines++];
+        line->index = (uint16_t)(at / LINE);
+        memcpy(line->bytes, now, LINE);
+        memcpy(now, g->image + at, LINE);
+    }
+}
+
+static void apply_sabotage(struct guest *g, struct outcome *o)
+{
+    switch (g->sabotage->what) {
+    case SABOTAGE_GPR: o->out.gpr[GPR_RBX] ^= 4; break;
+    case SABOTAGE_FLAG: o->out.rflags ^= g->sabotage->flag; break;
+    case SABOTAGE_MEMORY: *image_host(g, 100) ^= 0x80; break;
+    case SABOTAGE_VECTOR: o->vector ^= 1; break;
+    case SABOTAGE_ZMM: o->out.zmm[3][17] ^= 1; break;
+    }
+}
+
+/* Decode what stands at RIP, from the code pages only: nothing else can be executed. */
+static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
+{
+    struct cpu *cpu = g->cpu;
+    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
+    unsigned which = cpu->code_size == 8 ? 0 : cpu->code_size == 4 ? 1 : 2;
+
+    if (at >= (uint64_t)ARENA_CODE_PAGES * PAGE)
+        return false;
+    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(
+        &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
+        MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op));
+}
+
+/* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
+static bool reserved(struct guest *g)
+{
+    struct cpu *cpu = g->cpu;
+    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
+
+    for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
+        switch (g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at]) {
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x67: continue;
+        case 0xc4:
+        case 0xc5:
+        case 0x62: return true;
+        default: return false;
+        }
+    }
+    return false;
+}
+
+void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, struct defined *d,
+               struct coverage *coverage)
+{
+    struct cpu *cpu = g->cpu;
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+
+    memset(d, 0, sizeof(*d));
+    g->sabotaged = false;
+    load_case(g, c);
+    for (unsigned i = 0; i < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING; i++) {
+        uint64_t flags_before = d->flags, rip = cpu->rip;
+        bool valid = decode(g, &in, op), faulted;
+
+        if (valid) {
+            coverage->executed[in.mnemonic]++;
+            defined_step(d, cpu, &in, op);
+        } else if (reserved(g)) {
+            d->give_up = "a reserved encoding";
+        }
+        g->engine->step(cpu);
+        if (!valid)
+            continue;
+        faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
+        if (faulted) {
+            d->flags = flags_before | d->fault_flags;
+            if (d->fault_range.size)
+                defined_ignore(d, d->fault_range);
+        } else {
+            d->any_address = d->any_fault = false;
+            coverage->retired[in.mnemonic]++;
+        }
+        if (g->sabotage && g->sabotage->mnemonic == in.mnemonic &&
+            (!faulted || g->sabotage->what == SABOTAGE_VECTOR))
+            g->sabotaged = true;
+    }
+    read_outcome(g, o);
+    if (g->sabotaged && o->status == RAN)
+        apply_sabotage(g, o);
+    collect(g, o);
+    memset(g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + c->code_offset, 0xcc, c->length);
+}

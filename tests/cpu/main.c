@@ -1,0 +1,410 @@
+/*
+ * main.c - cpu-oracle: random instruction sequences, on the host CPU and in an engine.
+ *
+ * Exit status: 0 when all agree, 1 when something differs, 2 for wrong use, 77 when this host
+ * cannot (the sandbox is refused, no XSAVE): meson calls that a skip. The last line is a summary.
+ */
+#include "oracle.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <stdlib.h>
+#include <time.h>
+
+enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
+static const unsigned modes[MODES] = {64, 32, 16};
+
+struct options {
+    struct generator_options make;
+    const struct guest_engine *engine;
+    uint64_t count, first;
+    bool one, shrink, coverage, self_test, native_only, mode[MODES];
+    unsigned kinds; /* stop after so many different failures */
+};
+
+/* Failures that shrink to the same instructions and differ in the same things are one kind. */
+struct kind {
+    char text[200];
+    unsigned count;
+};
+
+struct run {
+    const struct options *o;
+    struct guest *guest;
+    struct coverage coverage;
+    bool possible[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+    uint64_t ended[256]; /* by vector, on the host */
+    uint64_t done[MODES], compared, gave_up, left, hung, broken, failures;
+    struct kind kind[MAX_KINDS];
+    unsigned kinds;
+    struct error err;
+};
+
+static struct outcome got;
+
+/* "mul add: RAX RFLAGS" */
+static void name_kind(const struct test_case *c, const char *report, char *out, size_t size)
+{
+    ZydisDecoder decoder;
+    size_t n = (size_t)snprintf(out, size, "%u-bit", c->mode), last_length = SIZE_MAX;
+    const char *last = NULL;
+
+    decoder_init(&decoder, c->mode);
+    for (unsigned i = 0; i < c->insns && n < size; i++) {
+        ZydisDecodedInstruction in;
+        const char *name = "(invalid)";
+
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, NULL, c->code + c->start[i],
+                                                       (ZyanUSize)(c->start[i + 1] - c->start[i]),
+                                                       &in)))
+            name = ZydisMnemonicGetString(in.mnemonic);
+        n += (size_t)snprintf(out + n, size - n, " %s", name);
+    }
+    if (n < size)
+        n += (size_t)snprintf(out + n, size - n, ":");
+    for (const char *line = report; line && strlen(line) > 4 && n < size;) {
+        size_t length = strcspn(line + 4, " +0123456789[");
+
+        if (length != last_length || strncmp(last, line + 4, length))
+            n += (size_t)snprintf(out + n, size - n, " %.*s", length ? (int)length : 6,
+                                  length ? line + 4 : "memory");
+        last = line + 4;
+        last_length = length;
+        line = strchr(line, '\n');
+        line = line ? line + 1 : NULL;
+    }
+}
+
+static int report_failure(struct run *r, const struct test_case *failed, const char *in_batch)
+{
+    static struct test_case c;
+    char *text = NULL, name[sizeof(r->kind[0].text)];
+    size_t size;
+    FILE *report;
+    int ret;
+
+    c = *failed;
+    r->failures++;
+    ret = case_check(r->guest, &c, NULL, &r->err);
+    if (ret < 0)
+        return ret;
+    if (ret == 1) {
+        printf("sequence %llu (%u-bit) differed in its batch but not alone:\n%s",
+               (unsigned long long)c.number, c.mode, in_batch);
+        return 0;
+    }
+    if (r->o->shrink) {
+        ret = case_shrink(r->guest, &c, &r->err);
+        if (ret < 0)
+            return ret;
+    }
+    report = open_memstream(&text, &size);
+    ret = case_check(r->guest, &c, report, &r->err);
+    fclose(report);
+    name_kind(&c, text, name, sizeof(name));
+    for (unsigned i = 0; i < r->kinds; i++)
+        if (!strcmp(r->kind[i].text, name)) {
+            r->kind[i].count++;
+            free(text);
+            return ret < 0 ? ret : 0;
+        }
+    printf("DIFFERS: %s   (--mode %u --seed %llu --sequence %llu)\n", name, c.mode,
+           (unsigned long long)r->o->make.seed, (unsigned long long)c.number);
+    case_print(&c, stdout);
+    printf("%s\n", text);
+    free(text);
+    if (r->kinds < MAX_KINDS) {
+        snprintf(r->kind[r->kinds].text, sizeof(name), "%s", name);
+        r->kind[r->kinds++].count = 1;
+    }
+    return ret < 0 ? ret : 0;
+}
+
+static bool enough(const struct run *r)
+{
+    return r->kinds >= r->o->kinds || r->kinds == MAX_KINDS || r->failures > 5000;
+}
+
+/* What the engine made of a case that the host ran. */
+static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
+                  char text[REPORT_SIZE])
+{
+    struct defined d;
+    FILE *report;
+
+    if (want->status != RAN) {
+        r->left += want->status == LEFT;
+        r->hung += want->status == HUNG || want->status == DIED;
+        if (want->status == HUNG || want->status == DIED)
+            printf("the host %s: --mode %u --seed %llu --sequence %llu\n",
+                   want->status == HUNG ? "does not end" : "process dies", c->mode,
+                   (unsigned long long)r->o->make.seed, (unsigned long long)c->number);
+        r->broken += want->status == BROKEN;
+        return true;
+    }
+    r->ended[want->vector]++;
+    if (!r->guest)
+        return true;
+    guest_run(r->guest, c, &got, &d, &r->coverage);
+    if (d.give_up) {
+        r->gave_up++;
+        return true;
+    }
+    r->compared++;
+    if (outcomes_agree(c, want, &got, &d, NULL))
+        return true;
+    report = fmemopen(text, REPORT_SIZE, "w");
+    outcomes_agree(c, want, &got, &d, report);
+    fclose(report);
+    text[REPORT_SIZE - 1] = 0;
+    return false;
+}
+
+static int run_mode(struct run *r, unsigned mode)
+{
+    static struct test_case failed[BATCH];
+    static char text[BATCH][REPORT_SIZE];
+    const struct options *o = r->o;
+    struct generator *g;
+    const bool *has;
+    uint64_t end = o->one ? o->first + 1 : o->count;
+
+    if (modes[mode] == 16 && !native_has_ldt()) {
+        printf("16-bit mode skipped: the kernel does not offer modify_ldt\n");
+        return 0;
+    }
+    g = generator_new(modes[mode], &o->make);
+    if (!g)
+        return 0;
+    has = generator_mnemonics(g);
+    for (unsigned i = 0; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++)
+        r->possible[i] |= has[i];
+    for (uint64_t n = o->first; n < end && !enough(r);) {
+        unsigned count = 0, failures = 0;
+        int ret;
+
+        for (; count < BATCH && n < end; count++)
+            generator_make(g, n++, &native_cases()[count]);
+        if (o->one)
+            case_print(native_cases(), stdout);
+        ret = native_run(count, &r->err);
+        if (ret < 0)
+            return ret;
+        for (unsigned i = 0; i < count; i++)
+            if (!judge(r, &native_cases()[i], &native_outcomes()[i], text[failures]))
+                failed[failures++] = native_cases()[i];
+        r->done[mode] += count;
+        for (unsigned i = 0; i < failures && !enough(r); i++) {
+            ret = report_failure(r, &failed[i], text[i]);
+            if (ret < 0)
+                return ret;
+        }
+    }
+    generator_free(g);
+    return 0;
+}
+
+static void print_names(const char *title, const struct run *r, int which)
+{
+    unsigned column = 0, n = 0;
+
+    for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
+        int state = !r->possible[i]           ? -1
+                    : r->coverage.retired[i]  ? 0
+                    : r->coverage.executed[i] ? 1
+                                              : 2;
+        const char *name = ZydisMnemonicGetString((ZydisMnemonic)i);
+
+        if (state != which)
+            continue;
+        if (!n++)
+            printf("%s:\n ", title);
+        if (column + strlen(name) > 95) {
+            printf("\n ");
+            column = 0;
+        }
+        column += (unsigned)printf(" %s", name);
+    }
+    if (n)
+        printf("\n");
+}
+
+static void print_summary(struct run *r, double seconds)
+{
+    const struct options *o = r->o;
+    unsigned possible = 0, retired = 0, faulted = 0;
+
+    for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
+        possible += r->possible[i];
+        retired += r->possible[i] && r->coverage.retired[i];
+        faulted += r->possible[i] && !r->coverage.retired[i] && r->coverage.executed[i];
+    }
+    if (o->coverage) {
+        for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++)
+            if (r->coverage.executed[i])
+                printf("%-20s %8llu run %8llu retired\n", ZydisMnemonicGetString((ZydisMnemonic)i),
+                       (unsigned long long)r->coverage.executed[i],
+                       (unsigned long long)r->coverage.retired[i]);
+    }
+    if (r->guest) {
+        print_names("only ever faulted (privileged, or not on this host)", r, 1);
+        print_names("not covered", r, 2);
+        if (o->coverage) {
+            printf("excluded:");
+            for (unsigned i = 1; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++)
+                if (mnemonic_excluded((ZydisMnemonic)i))
+                    printf(" %s", ZydisMnemonicGetString((ZydisMnemonic)i));
+            printf("\n");
+        }
+    }
+    printf("ended by vector:");
+    for (unsigned i = 0; i < ARRAY_SIZE(r->ended); i++)
+        if (r->ended[i])
+            printf("  %u: %llu", i, (unsigned long long)r->ended[i]);
+    printf("\n");
+    for (unsigned i = 0; i < r->kinds; i++)
+        printf("%6u times: %s\n", r->kind[i].count, r->kind[i].text);
+    printf("cpu-oracle: %llu sequences (64-bit %llu, 32-bit %llu, 16-bit %llu) in %.1f s, seed "
+           "%llu, engine %s: %llu compared, %llu undefined, %llu left, %llu hung, %llu broken; "
+           "mnemonics: %u done, %u only faulted, of %u; %llu differences\n",
+           (unsigned long long)(r->done[0] + r->done[1] + r->done[2]),
+           (unsigned long long)r->done[0], (unsigned long long)r->done[1],
+           (unsigned long long)r->done[2], seconds, (unsigned long long)o->make.seed,
+           o->native_only ? "none" : o->engine->name, (unsigned long long)r->compared,
+           (unsigned long long)r->gave_up, (unsigned long long)r->left, (unsigned long long)r->hung,
+           (unsigned long long)r->broken, retired, faulted, possible,
+           (unsigned long long)r->failures);
+}
+
+static int usage(int status)
+{
+    printf("usage: cpu-oracle [options]\n"
+           "  --count N        sequences for each mode (default 10000)\n"
+           "  --seed N         of all random choices (default: the clock)\n"
+           "  --sequence K     only sequence K, printed\n"
+           "  --mode 64|32|16  only this mode (may be repeated)\n"
+           "  --filter NAME    only this instruction\n"
+           "  --engine NAME    interp (default), or none: run on the host only\n"
+           "  --kinds N        stop after N different failures (default 20)\n"
+           "  --no-shrink      show failures as they were made\n"
+           "  --coverage       count every mnemonic\n"
+           "  --self-test      break results on purpose and see that it is noticed\n");
+    return status;
+}
+
+static int parse(int argc, char **argv, struct options *o)
+{
+    enum {
+        SEED = 256,
+        COUNT,
+        SEQUENCE,
+        FILTER,
+        MODE,
+        ENGINE,
+        KINDS,
+        SHRINK,
+        NO_SHRINK,
+        COVERAGE,
+        SELF_TEST,
+        HELP
+    };
+    static const struct option known[] = {
+        {"seed", 1, NULL, SEED},
+        {"count", 1, NULL, COUNT},
+        {"sequence", 1, NULL, SEQUENCE},
+        {"filter", 1, NULL, FILTER},
+        {"mode", 1, NULL, MODE},
+        {"engine", 1, NULL, ENGINE},
+        {"kinds", 1, NULL, KINDS},
+        {"shrink", 0, NULL, SHRINK},
+        {"no-shrink", 0, NULL, NO_SHRINK},
+        {"coverage", 0, NULL, COVERAGE},
+        {"self-test", 0, NULL, SELF_TEST},
+        {"help", 0, NULL, HELP},
+        {0},
+    };
+    int c;
+    bool any = false;
+
+    while ((c = getopt_long(argc, argv, "", known, NULL)) != -1) {
+        bool found = true;
+
+        switch (c) {
+        case SEED: o->make.seed = strtoull(optarg, NULL, 0); break;
+        case COUNT: o->count = strtoull(optarg, NULL, 0); break;
+        case SEQUENCE:
+            o->first = strtoull(optarg, NULL, 0);
+            o->one = true;
+            break;
+        case FILTER: o->make.filter = optarg; break;
+        case KINDS: o->kinds = (unsigned)strtoul(optarg, NULL, 0); break;
+        case SHRINK: o->shrink = true; break;
+        case NO_SHRINK: o->shrink = false; break;
+        case COVERAGE: o->coverage = true; break;
+        case SELF_TEST: o->self_test = true; break;
+        case HELP: return usage(0);
+        case MODE:
+            found = false;
+            for (unsigned i = 0; i < MODES; i++)
+                if (strtoul(optarg, NULL, 10) == modes[i])
+                    o->mode[i] = any = found = true;
+            break;
+        case ENGINE:
+            o->native_only = !strcmp(optarg, "none");
+            found = o->native_only;
+            for (const struct guest_engine *e = guest_engines; e->name; e++)
+                if (!strcmp(e->name, optarg)) {
+                    o->engine = e;
+                    found = true;
+                }
+            break;
+        default: return usage(2);
+        }
+        if (!found) {
+            fprintf(stderr, "cpu-oracle: no such mode or engine: '%s'\n", optarg);
+            return usage(2);
+        }
+    }
+    for (unsigned i = 0; i < MODES && !any; i++)
+        o->mode[i] = true;
+    return optind == argc ? -1 : usage(2);
+}
+
+int main(int argc, char **argv)
+{
+    static struct run r;
+    struct options o = {.count = 10000, .kinds = 20, .shrink = true, .engine = guest_engines};
+    struct timespec t0, t1;
+    int ret;
+
+    clock_gettime(CLOCK_REALTIME, &t0);
+    o.make.seed = (uint64_t)t0.tv_sec;
+    ret = parse(argc, argv, &o);
+    if (ret >= 0)
+        return ret;
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    r.o = &o;
+    ret = native_start(&r.err);
+    if (ret < 0) {
+        printf("cpu-oracle: skipped: %s\n", r.err.text);
+        return EXIT_SKIP;
+    }
+    if (!o.native_only) {
+        r.guest = guest_new(o.engine, &r.err);
+        if (!r.guest) {
+            fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
+            return 1;
+        }
+    }
+    clock_gettime(CLOCK_MONOTONIC, &t0);
+    for (unsigned i = 0; i < MODES && ret >= 0; i++)
+        if (o.mode[i])
+            ret = run_mode(&r, i);
+    clock_gettime(CLOCK_MONOTONIC, &t1);
+    native_stop();
+    guest_free(r.guest);
+    if (ret < 0)
+        fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
+    print_summary(&r, (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9);
+    return ret < 0 || r.failures ? 1 : 0;
+}
