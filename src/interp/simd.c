@@ -228,10 +228,19 @@ static bool complex_fp16(uint16_t mnemonic)
     }
 }
 
-/* Exception classes that do not touch masked-out elements: SDM vol. 2, section 2.8. */
-static bool suppresses_faults(ZydisExceptionClass class)
+/* Does it leave masked-out elements untouched? By exception class, SDM vol. 2, section 2.8; Zydis
+ * has some of type E4NF, whose results mix elements, as E4. */
+static bool suppresses_faults(const ZydisDecodedInstruction *d)
 {
-    switch (class) {
+    switch (d->mnemonic) {
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+    case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+    case ZYDIS_MNEMONIC_VPSHUFBITQMB:
+    case ZYDIS_MNEMONIC_VDBPSADBW:
+    case ZYDIS_MNEMONIC_VCVTNE2PS2BF16: return false;
+    default: break;
+    }
+    switch (d->meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_E1:
     case ZYDIS_EXCEPTION_CLASS_E2:
     case ZYDIS_EXCEPTION_CLASS_E3:
@@ -390,7 +399,7 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
     if (d->meta.category == ZYDIS_CATEGORY_COMPRESS || d->meta.category == ZYDIS_CATEGORY_EXPAND)
         s->mask = SIMD_MASK_PACKED;
     else
-        s->mask = suppresses_faults(d->meta.exception_class) ? SIMD_MASK_K : SIMD_MASK_DROPPED;
+        s->mask = s->memory & SIMD_WRITES || suppresses_faults(d) ? SIMD_MASK_K : SIMD_MASK_DROPPED;
     if (s->mask == SIMD_MASK_DROPPED)
         s->mask_reg = s->mask_granule = s->mask_bits = 0;
 }
@@ -609,6 +618,8 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
             same_meaning(s, d, ops, &again, ops2))
             return true;
     }
+    log_guest("instruction %s has no form for the host: raises #UD",
+              ZydisMnemonicGetString(d->mnemonic));
     return false;
 }
 
@@ -633,6 +644,11 @@ static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
 
     s->kind = (uint8_t)kind_of(s->mnemonic, &index, &element);
     s->segment = SEG_DS;
+    /* Implicit registers first, for they cannot be renamed: MULX rdx, rax, [m] reads RDX. */
+    for (unsigned i = 0; i < d->operand_count; i++)
+        if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(ops[i].reg.value) &&
+            ops[i].encoding == ZYDIS_OPERAND_ENCODING_NONE && !add_gpr(s, &ops[i]))
+            return false;
     for (unsigned i = 0; i < d->operand_count; i++) {
         const ZydisDecodedOperand *op = &ops[i];
 
@@ -652,13 +668,16 @@ static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
             }
         }
     }
+    /* Conversions use the SIMD unit also where they name no vector register: CVTSD2SI eax, [m]. */
+    if (d->meta.category == ZYDIS_CATEGORY_CONVERT)
+        xmm = true;
     s->class = (uint8_t)classify(d, s, xmm, mask);
     if (s->class == SIMD_X87) {
         s->use |= SIMD_USES_FX;
         s->fop = (uint16_t)((d->opcode & 7) << 8 | d->raw.modrm.mod << 6 | d->raw.modrm.reg << 3 |
                             d->raw.modrm.rm);
     }
-    if (xmm)
+    if (xmm || d->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
         s->use |= SIMD_USES_MXCSR;
     if (d->cpu_flags && (d->cpu_flags->tested | d->cpu_flags->modified | d->cpu_flags->set_0 |
                          d->cpu_flags->set_1 | d->cpu_flags->undefined))

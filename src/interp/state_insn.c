@@ -727,6 +727,8 @@ static void do_emms(struct cpu *cpu, const struct insn *in)
 {
     require(cpu, FEATURE_MMX);
     simd_check_class(cpu, SIMD_MMX);
+    x87_turn(cpu, 0);
+    cpu->fx.fsw &= ~0x3800;
     cpu->fx.ftw = 0;
 }
 

@@ -122,6 +122,19 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
+/* Is [start, start+size) part of the image that can be written, wholly (2), in part (1), or not? */
+static int writable(uint64_t start, unsigned size)
+{
+    unsigned yes = 0;
+
+    for (unsigned i = 0; i < size; i++) {
+        int at = image_offset(start + i);
+
+        yes += at >= 0 && at / PAGE != ARENA_DATA_PAGES;
+    }
+    return yes == size ? 2 : yes ? 1 : 0;
+}
+
 enum { XSAVE_ALL = 4096 };
 
 /*
@@ -160,8 +173,11 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
-    default: d->fault_range.size = 0; break; /* loads */
+    default: d->fault_range.size = 0; return; /* loads */
     }
+    if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
+        (writable(at, 576) == 1 || writable(at, XSAVE_ALL * 3 / 4) == 1))
+        d->give_up = "a state image that lies partly where it cannot be written";
 }
 
 /* MASKMOVQ and MASKMOVDQU may or may not fault for bytes that the mask leaves out. */
@@ -169,15 +185,35 @@ static void masked_store(struct defined *d, const struct cpu *cpu,
                          const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
     const ZydisDecodedOperand *m = memory_operand(in, op);
-    int first, last;
 
-    if (!m)
-        return;
-    first = image_offset(operand_address(cpu, in, m));
-    last = image_offset(operand_address(cpu, in, m) + 15);
-    if (first < 0 || last != first + 15 ||
-        (first / PAGE <= ARENA_DATA_PAGES && last / PAGE >= ARENA_DATA_PAGES))
+    if (m && writable(operand_address(cpu, in, m), 16) != 2)
         d->give_up = "a masked store to where it may fault";
+}
+
+/*
+ * With alignment checking on: what is wider than eight bytes may or may not be checked. And an
+ * aligned move that its mask leaves nothing to do for may or may not complain.
+ */
+static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
+                      const ZydisDecodedOperand *op)
+{
+    const ZydisDecodedOperand *m = memory_operand(in, op);
+
+    if (!m || m->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+        return;
+    if (cpu->rflags & RFLAGS_AC && (m->size > 64 || in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
+                                    in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX))
+        d->give_up = "alignment check of a wide operand";
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+        if (in->avx.mask.reg > ZYDIS_REGISTER_K0 && operand_address(cpu, in, m) % (m->size / 8))
+            d->give_up = "a masked, aligned move of what is not aligned";
+        break;
+    default: break;
+    }
 }
 
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
@@ -189,6 +225,9 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     d->any_address = d->any_fault = false;
     d->fault_flags = 0;
     d->fault_range.size = 0;
+    alignment(d, cpu, in, op);
+    if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && in->attributes & ZYDIS_ATTRIB_HAS_REP)
+        d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV:
@@ -225,9 +264,13 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_RET:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_CALL:
+        d->any_address = true;
+        d->any_fault = in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        break;
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
     case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_ARPL: d->any_fault = true; break;
     case ZYDIS_MNEMONIC_LDS:
     case ZYDIS_MNEMONIC_LES:
     case ZYDIS_MNEMONIC_LFS:

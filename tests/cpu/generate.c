@@ -86,6 +86,15 @@ bool mnemonic_excluded(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_STR:
     case ZYDIS_MNEMONIC_VMCALL: /* hypervisors answer these themselves */
     case ZYDIS_MNEMONIC_VMMCALL:
+    case ZYDIS_MNEMONIC_VMRUN:
+    case ZYDIS_MNEMONIC_VMLOAD:
+    case ZYDIS_MNEMONIC_VMSAVE:
+    case ZYDIS_MNEMONIC_CLGI:
+    case ZYDIS_MNEMONIC_STGI:
+    case ZYDIS_MNEMONIC_SKINIT:
+    case ZYDIS_MNEMONIC_INVLPGA:
+    case ZYDIS_MNEMONIC_PVALIDATE:
+    case ZYDIS_MNEMONIC_SYSEXIT: /* no two vendors agree what long mode makes of it */
     case ZYDIS_MNEMONIC_SEAMCALL:
     case ZYDIS_MNEMONIC_TDCALL:
     case ZYDIS_MNEMONIC_MONITORX: /* wait, or depend on what the hypervisor intercepts */
@@ -107,6 +116,11 @@ void decoder_init(ZydisDecoder *d, unsigned mode)
         ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     else
         ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
+}
+
+bool selector_is_16(uint16_t selector)
+{
+    return selector & 4 && selector >> 3 < ORACLE_LDT_SIZE && !oracle_ldt[selector >> 3].is_32;
 }
 
 uint64_t image_address(unsigned offset)
@@ -970,6 +984,9 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     case ZYDIS_MNEMONIC_LSS:
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS: return in->raw.rex.W;
+    case ZYDIS_MNEMONIC_MOV: /* DR4 and DR5: #UD or #GP first */
+        return op[0].reg.value == ZYDIS_REGISTER_DR4 || op[0].reg.value == ZYDIS_REGISTER_DR5 ||
+               op[1].reg.value == ZYDIS_REGISTER_DR4 || op[1].reg.value == ZYDIS_REGISTER_DR5;
     case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
         return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
                op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
@@ -1094,6 +1111,8 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
     while (c->insns && c->start[c->insns - 1] >= c->length)
         c->insns--;
     c->start[c->insns] = (uint8_t)c->length;
+    if (g->mode != 64 && selector_is_16(c->in.sel[SEG_SS]))
+        c->in.gpr[GPR_RSP] &= UINT16_MAX; /* IRETQ loads no more */
     for (unsigned i = 0; i < c->insns; i++)
         if (branch[i].at + branch[i].size <= c->length)
             set_branch(&m, &branch[i]);

@@ -104,11 +104,6 @@ static uint16_t selector_seen(uint16_t selector)
     return selector < 4 ? 0 : selector;
 }
 
-static bool stack_is_16(uint16_t selector)
-{
-    return selector & 4 && selector >> 3 < ORACLE_LDT_SIZE && !oracle_ldt[selector >> 3].is_32;
-}
-
 bool outcomes_agree(const struct test_case *c, const struct outcome *want,
                     const struct outcome *got, const struct defined *d, FILE *report)
 {
@@ -134,7 +129,7 @@ bool outcomes_agree(const struct test_case *c, const struct outcome *want,
             g->rflags & compared_flags & ~d->flags);
     for (unsigned i = 0; i < (wide ? GPR_COUNT : 8); i++) {
         /* The kernel's return to a 16-bit stack loses the bits that do not count. */
-        uint64_t m = i == GPR_RSP && !wide && stack_is_16(w->sel[SEG_SS]) ? UINT16_MAX : mask;
+        uint64_t m = i == GPR_RSP && !wide && selector_is_16(w->sel[SEG_SS]) ? UINT16_MAX : mask;
 
         compare(&j, gpr_name[i], w->gpr[i] & m, g->gpr[i] & m);
     }

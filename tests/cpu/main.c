@@ -135,6 +135,10 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
     if (want->status != RAN) {
         r->left += want->status == LEFT;
         r->hung += want->status == HUNG || want->status == DIED;
+        if (want->status == HUNG || want->status == DIED)
+            printf("the host %s: --mode %u --seed %llu --sequence %llu\n",
+                   want->status == HUNG ? "does not end" : "process dies", c->mode,
+                   (unsigned long long)r->o->make.seed, (unsigned long long)c->number);
         r->broken += want->status == BROKEN;
         return true;
     }

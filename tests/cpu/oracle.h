@@ -167,6 +167,7 @@ const bool *generator_mnemonics(const struct generator *g);
 bool mnemonic_excluded(ZydisMnemonic m);
 void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE]);
 void decoder_init(ZydisDecoder *d, unsigned mode);
+bool selector_is_16(uint16_t selector); /* one of oracle_ldt's with D/B clear */
 /* The linear address of a byte of the image, and back (-1: not in it). */
 uint64_t image_address(unsigned offset);
 int image_offset(uint64_t address);
