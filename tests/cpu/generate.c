@@ -1066,11 +1066,17 @@ static void set_branch(struct maker *m, const struct branch *b)
     if (!b->size)
         return;
     if (b->far) {
-        uint16_t sel = rng_percent(m->r, 80) ? selectors[rng_below(m->r, 5)]
-                                             : (uint16_t)rng_next(m->r);
+        /* A 16-bit offset reaches the code only through the segment based at the arena. From a
+         * 16-bit stack into 64-bit mode the host never comes back. */
+        uint16_t sel = b->size == 2 ? SEL_CODE16_ARENA : selectors[rng_below(m->r, 5)];
 
+        if (sel == SEL_CODE64 && selector_is_16(c->in.sel[SEG_SS]))
+            sel = SEL_CODE32;
+        target += CODE_BASE + c->code_offset - (sel == SEL_CODE16_ARENA ? ARENA : 0);
+        if (rng_percent(m->r, 20))
+            sel = (uint16_t)(rng_next(m->r) | 8); /* not one of the code segments, mostly */
         store_le(c->code + b->selector_at, sel, 2);
-        store_le(c->code + b->at, c->in.rip + target, b->size);
+        store_le(c->code + b->at, target, b->size);
         return;
     }
     if (kind < 8) /* anywhere behind */
