@@ -81,8 +81,9 @@ static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
 {
     ZyanI8 id = ZydisRegisterGetId(reg);
 
-    return id >= 0 && id < SEG_COUNT &&
-           (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE;
+    return cpu->code_size == 8 ||
+           (id >= 0 && id < SEG_COUNT &&
+            (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE);
 }
 
 static uint64_t register_value(const struct cpu *cpu, ZydisRegister reg, uint64_t next)
@@ -194,7 +195,8 @@ static void masked_store(struct defined *d, const struct cpu *cpu,
 {
     const ZydisDecodedOperand *m = memory_operand(in, op);
 
-    if (m && writable(operand_address(cpu, in, m), 16) != 2)
+    if (m &&
+        (!segment_writable(cpu, m->mem.segment) || writable(operand_address(cpu, in, m), 16) != 2))
         d->give_up = "a masked store to where it may fault";
 }
 
@@ -302,12 +304,12 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
     case ZYDIS_MNEMONIC_POPA:
     case ZYDIS_MNEMONIC_POPAD:
-    case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+    case ZYDIS_MNEMONIC_ENTER: d->any_fault = true; break;
     case ZYDIS_MNEMONIC_CMPSB:
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:

@@ -396,6 +396,14 @@ int main(int argc, char **argv)
             return 1;
         }
     }
+    if (o.self_test) {
+        ret = r.guest ? self_test(r.guest, &r.err) : usage(2);
+        if (ret < 0)
+            fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
+        native_stop();
+        guest_free(r.guest);
+        return ret < 0 ? 1 : ret;
+    }
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (unsigned i = 0; i < MODES && ret >= 0; i++)
         if (o.mode[i])

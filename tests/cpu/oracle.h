@@ -256,4 +256,9 @@ int case_shrink(struct guest *g, struct test_case *c, struct error *err);
 /* Run one case on both sides and compare. 1: agree or not comparable, 0: differ, -errno. */
 int case_check(struct guest *g, const struct test_case *c, FILE *report, struct error *err);
 
+/* ---- selftest.c -------------------------------------------------------------------------- */
+
+/* 0: all damage was noticed, 1: not, or -errno. */
+int self_test(struct guest *g, struct error *err);
+
 #endif
