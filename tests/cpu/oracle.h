@@ -157,6 +157,8 @@ struct generator_options {
 
 /* NULL: no instruction passes the filter in this mode. */
 struct generator *generator_new(unsigned mode, const struct generator_options *o);
+/* Find out what this host has not, so that it is made less often; the native side must run. */
+int generator_probe(struct generator *g, struct error *err);
 void generator_free(struct generator *g);
 void generator_make(struct generator *g, uint64_t number, struct test_case *out);
 /* Which mnemonics the generator has templates for: array of ZYDIS_MNEMONIC_MAX_VALUE + 1. */
