@@ -12,6 +12,7 @@
 #include "devices/misc/fw_cfg.h"
 #include "devices/misc/misc.h"
 #include "devices/timer/cmos_rtc.h"
+#include "devices/timer/hpet.h"
 #include "devices/timer/i8254.h"
 
 #include <errno.h>
@@ -66,6 +67,11 @@ int board_add_core(struct machine *m, enum acpi_platform platform, struct error 
     if (!b->rtc)
         return -err->code;
     fill_cmos(m, b->rtc);
+    if (m->config.hpet) {
+        if (!hpet_add(m, b->pit, b->rtc, err))
+            return -err->code;
+        b->acpi_devices |= ACPI_HPET;
+    }
     return 0;
 }
 
