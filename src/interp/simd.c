@@ -63,8 +63,6 @@ static const struct {
     [ZYDIS_ISA_SET_ADOX_ADCX] = F(1, FEATURE_ADX),
     [ZYDIS_ISA_SET_BMI1] = F(1, FEATURE_BMI1),
     [ZYDIS_ISA_SET_BMI2] = F(1, FEATURE_BMI2),
-    [ZYDIS_ISA_SET_RDRAND] = F(1, FEATURE_RDRAND),
-    [ZYDIS_ISA_SET_RDSEED] = F(1, FEATURE_RDSEED),
     /* MOVDIR64B: see simd_bind() */
     [ZYDIS_ISA_SET_MOVDIR] = F(1, FEATURE_MOVDIRI),
     [ZYDIS_ISA_SET_AVX] = F(1, FEATURE_AVX),
@@ -584,6 +582,7 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
     ZydisDecodedInstruction again;
     ZydisDecodedOperand ops2[ZYDIS_MAX_OPERAND_COUNT];
     ZydisDecoder decoder;
+    uint64_t imm[2];
 
     for (unsigned i = 0; i < d->operand_count; i++) {
         if (ops[i].type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(ops[i].reg.value))
@@ -600,6 +599,13 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
         f.rm = GPR_RSI;
         word |= s->class == SIMD_GPR && s->memory_size == 2;
     }
+    for (unsigned i = 0; i < 2; i++)
+        imm[i] = d->raw.imm[i].value.u;
+    /* The highest bit of a register in an immediate (VBLENDVPS) counts in 64-bit mode only. */
+    if (d->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+        for (unsigned i = 0; i < d->operand_count; i++)
+            if (ops[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+                imm[0] &= 0x7f;
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     /* Where W chooses between 32 and 64-bit registers it means nothing outside 64-bit mode: try
      * with and without. */
@@ -612,7 +618,7 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
                                      (f.rm & 7));
         for (unsigned i = 0; i < 2; i++)
             for (unsigned b = 0; b < d->raw.imm[i].size / 8u && n < sizeof(s->code); b++)
-                s->code[n++] = (uint8_t)(d->raw.imm[i].value.u >> 8 * b);
+                s->code[n++] = (uint8_t)(imm[i] >> 8 * b);
         s->code_length = (uint8_t)n;
         if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, s->code, n, &again, ops2)) &&
             same_meaning(s, d, ops, &again, ops2))
@@ -813,14 +819,19 @@ static gva operand_linear(struct cpu *cpu, const struct insn *in, unsigned start
     return segment_linear(cpu, in->segment, offset & size_mask(in->address_size), size, access);
 }
 
-static void check_alignment(struct cpu *cpu, const struct insn *in, unsigned align)
+/* #GP for operands that must be aligned; then #AC for vectors, which AMD processors check by their
+ * whole size while Intel's check nothing larger than 8 bytes. */
+static void check_alignment(struct cpu *cpu, const struct insn *in, const struct simd_spec *s)
 {
-    uint64_t base = cpu->seg[in->segment].base;
+    uint64_t linear = insn_offset(cpu, in);
 
-    if (cpu->code_size == 8 && in->segment != SEG_FS && in->segment != SEG_GS)
-        base = 0;
-    if ((base + insn_offset(cpu, in)) & (align - 1))
+    if (cpu->code_size != 8 || in->segment == SEG_FS || in->segment == SEG_GS)
+        linear += cpu->seg[in->segment].base;
+    if (s->align && linear & (s->align - 1))
         cpu_raise_error(cpu, EXC_GP, 0);
+    if (cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM && cpu->cpl == 3 && s->memory_size >= 16 &&
+        linear & (s->memory_size - 1) && !strcmp(cpu->model->vendor, "AuthenticAMD"))
+        cpu_raise_error(cpu, EXC_AC, 0);
 }
 
 /* The next run of set bits at or above *start; its length, 0: no more. */
@@ -876,6 +887,23 @@ static void memory_store(struct cpu *cpu, const struct insn *in, uint64_t bytes,
     }
 }
 
+/* The MM registers are the x87 registers by physical number; st[] counts from the top. */
+static unsigned mmx_slot(const struct cpu *cpu, unsigned mm)
+{
+    return (mm - (cpu->fx.fsw >> 11)) & 7;
+}
+
+static void mmx_transition(struct cpu *cpu)
+{
+    uint8_t st[8][16];
+
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(st[i], cpu->fx.st[mmx_slot(cpu, i)], 16);
+    memcpy(cpu->fx.st, st, sizeof(st));
+    cpu->fx.fsw &= ~0x3800;
+    cpu->fx.ftw = 0xff;
+}
+
 /* ---- on the host ---------------------------------------------------------------------------- */
 
 enum { FX_COPIED = offsetof(struct fx_image, xmm) };
@@ -923,8 +951,8 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
     uint64_t bytes = 0;
 
     if (s->memory) {
-        if (s->align)
-            check_alignment(cpu, in, s->align);
+        if (s->align || cpu->rflags & RFLAGS_AC)
+            check_alignment(cpu, in, s);
         bytes = touched_bytes(cpu, s);
         if (s->memory & SIMD_READS && s->memory & SIMD_WRITES)
             memory_probe(cpu, in, bytes);
@@ -949,6 +977,8 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
     if (frame.fault.kind) {
         if (frame.fault.kind == SIMD_FAULT_FLOAT && s->use & SIMD_USES_MXCSR) {
             cpu->fx.mxcsr = frame.mxcsr;
+            if (s->use & SIMD_USES_FX) /* the switch to MMX comes before the conversion */
+                mmx_transition(cpu);
             cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
         }
         cpu_raise(cpu, EXC_UD);
@@ -1011,23 +1041,6 @@ static void run_vsib(struct cpu *cpu, const struct insn *in, const struct simd_s
         memset(cpu->zmm[s->reg[2]], 0, 64);
     if (s->kind == SIMD_GATHER)
         memset(data + n * size, 0, 64 - n * size);
-}
-
-/* The MM registers are the x87 registers by physical number; st[] counts from the top. */
-static unsigned mmx_slot(const struct cpu *cpu, unsigned mm)
-{
-    return (mm - (cpu->fx.fsw >> 11)) & 7;
-}
-
-static void mmx_transition(struct cpu *cpu)
-{
-    uint8_t st[8][16];
-
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(st[i], cpu->fx.st[mmx_slot(cpu, i)], 16);
-    memcpy(cpu->fx.st, st, sizeof(st));
-    cpu->fx.fsw &= ~0x3800;
-    cpu->fx.ftw = 0xff;
 }
 
 static void run_maskmov(struct cpu *cpu, const struct insn *in, const struct simd_spec *s)
