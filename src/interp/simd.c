@@ -233,7 +233,6 @@ static bool suppresses_faults(const ZydisDecodedInstruction *d)
     switch (d->mnemonic) {
     case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
     case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
-    case ZYDIS_MNEMONIC_VPSHUFBITQMB:
     case ZYDIS_MNEMONIC_VDBPSADBW:
     case ZYDIS_MNEMONIC_VCVTNE2PS2BF16: return false;
     default: break;
@@ -394,10 +393,11 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
     if (!s->mask_granule || s->memory_size % s->mask_granule)
         s->mask_granule = s->memory_size;
     s->mask_bits = (uint8_t)(count ? count : s->memory_size / s->mask_granule);
+    s->memory_whole = !suppresses_faults(d);
     if (d->meta.category == ZYDIS_CATEGORY_COMPRESS || d->meta.category == ZYDIS_CATEGORY_EXPAND)
         s->mask = SIMD_MASK_PACKED;
     else
-        s->mask = s->memory & SIMD_WRITES || suppresses_faults(d) ? SIMD_MASK_K : SIMD_MASK_DROPPED;
+        s->mask = s->memory & SIMD_WRITES || !s->memory_whole ? SIMD_MASK_K : SIMD_MASK_DROPPED;
     if (s->mask == SIMD_MASK_DROPPED)
         s->mask_reg = s->mask_granule = s->mask_bits = 0;
 }
@@ -551,7 +551,8 @@ static bool same_meaning(const struct simd_spec *s, const ZydisDecodedInstructio
             class = ZydisRegisterGetClass(a->reg.value);
             if (class == ZYDIS_REGCLASS_FLAGS || class == ZYDIS_REGCLASS_IP)
                 break; /* named by mode */
-            if (a->size != b->size)
+            /* Zydis gives RAX of VPCMPESTRI.W1 in 32-bit mode, where it is EAX, no size. */
+            if (a->size != b->size && !(a->size == 0 && b->size == 32))
                 return false;
             if (is_gpr(a->reg.value)
                     ? !is_gpr(b->reg.value) || gpr_number(b->reg.value) != host_gpr(s, a->reg.value)
@@ -608,7 +609,9 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
                 imm[0] &= 0x7f;
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     /* Where W chooses between 32 and 64-bit registers it means nothing outside 64-bit mode: try
-     * with and without. */
+     * without first, where a general register is named. */
+    if (d->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && s->gprs)
+        f.w = false;
     for (int attempt = 0; attempt < 2; attempt++, f.w = !f.w) {
         unsigned n = put_opcode_prefixes(s->code, d, &f, word);
 
@@ -811,12 +814,11 @@ static uint64_t touched_bytes(const struct cpu *cpu, const struct simd_spec *s)
     }
 }
 
+/* Elements behind the first do not wrap at the address size: they meet the segment's limit. */
 static gva operand_linear(struct cpu *cpu, const struct insn *in, unsigned start, unsigned size,
                           enum mmu_access access)
 {
-    uint64_t offset = insn_offset(cpu, in) + start;
-
-    return segment_linear(cpu, in->segment, offset & size_mask(in->address_size), size, access);
+    return segment_linear(cpu, in->segment, insn_offset(cpu, in) + start, size, access);
 }
 
 /* #GP for operands that must be aligned; then #AC for vectors, which AMD processors check by their
@@ -960,7 +962,7 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
         if (s->memory & SIMD_READS)
             memory_load(cpu, in, bytes, frame.memory);
         else if (s->mask || s->class == SIMD_X87)
-            memory_probe(cpu, in, bytes);
+            memory_probe(cpu, in, s->memory_whole ? low_bytes(s->memory_size) : bytes);
     }
     for (unsigned i = 0; i < s->gprs; i++)
         frame.gpr[i] = s->gpr[i].guest & REG_HIGH8 ? reg_read(cpu, s->gpr[i].guest, 1)
@@ -1048,17 +1050,18 @@ static void run_maskmov(struct cpu *cpu, const struct insn *in, const struct sim
     bool mmx = s->class == SIMD_MMX;
     const uint8_t *data = mmx ? cpu->fx.st[mmx_slot(cpu, s->reg[0])] : cpu->zmm[s->reg[0]];
     const uint8_t *mask = mmx ? cpu->fx.st[mmx_slot(cpu, s->reg[1])] : cpu->zmm[s->reg[1]];
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, base = cpu->gpr[GPR_RDI] & size_mask(in->address_size);
 
     for (unsigned i = 0; i < s->memory_size; i++)
         if (mask[i] & 0x80)
             bytes |= BIT(i);
+    /* The segment is checked even when no byte is selected. */
+    segment_linear(cpu, s->segment, base, s->memory_size, MMU_WRITE);
     for (int pass = 0; pass < 2; pass++) { /* probe everything before the first byte is stored */
         unsigned start = 0, length;
 
         for (; (length = next_run(bytes, &start)) != 0; start += length) {
-            uint64_t offset = (cpu->gpr[GPR_RDI] + start) & size_mask(in->address_size);
-            gva linear = segment_linear(cpu, s->segment, offset, length, MMU_WRITE);
+            gva linear = segment_linear(cpu, s->segment, base + start, length, MMU_WRITE);
 
             if (pass == 0)
                 mmu_probe(cpu, linear, length, cpu->mmu_mode, MMU_WRITE);
@@ -1127,6 +1130,8 @@ static void simd_run(struct cpu *cpu, const struct insn *in)
         if (!cpu_has(cpu, s->feature[i]))
             cpu_raise(cpu, EXC_UD);
     simd_check_class(cpu, s->class);
+    if (s->class == SIMD_SSE && s->use & SIMD_USES_FX)
+        simd_check_pending(cpu);
     switch ((enum simd_kind)s->kind) {
     case SIMD_HOST: run_host(cpu, in, stub, s); break;
     case SIMD_GATHER:

@@ -77,6 +77,18 @@ static uint64_t segment_base_of(const struct cpu *cpu, ZydisRegister reg)
     return cpu->seg[id].base;
 }
 
+/* Where an instruction pushes several things, of which a fault may come after some. */
+static struct ignored_range stack_below(const struct cpu *cpu)
+{
+    enum { DEPTH = 256 };
+    bool is_16 = cpu->code_size != 8 && !(cpu->seg[SEG_SS].attr & ATTR_DB);
+
+    return (struct ignored_range){(cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) +
+                                      (is_16 ? (uint16_t)cpu->gpr[GPR_RSP] : cpu->gpr[GPR_RSP]) -
+                                      DEPTH,
+                                  DEPTH};
+}
+
 static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
 {
     ZyanI8 id = ZydisRegisterGetId(reg);
@@ -285,8 +297,7 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
         d->any_address = true;
         if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
             d->any_fault = true; /* and what was pushed by then */
-            d->fault_range = (struct ignored_range){
-                (cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) + cpu->gpr[GPR_RSP] - 64, 64};
+            d->fault_range = stack_below(cpu);
         }
         break;
     case ZYDIS_MNEMONIC_IRET:
@@ -309,7 +320,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_PUSHAD:
     case ZYDIS_MNEMONIC_POPA:
     case ZYDIS_MNEMONIC_POPAD:
-    case ZYDIS_MNEMONIC_ENTER: d->any_fault = true; break;
+    case ZYDIS_MNEMONIC_ENTER:
+        d->any_fault = true;
+        d->fault_range = stack_below(cpu);
+        break;
     case ZYDIS_MNEMONIC_CMPSB:
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:

@@ -995,7 +995,7 @@ static void note_writes(struct maker *m, const ZydisDecodedInstruction *in,
 
 struct branch {
     uint8_t at, size, insn, selector_at; /* where the displacement stands in the code */
-    bool far;
+    bool far, call;
 };
 
 /* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
@@ -1085,7 +1085,8 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
                                   .size = in.raw.imm[0].size / 8,
                                   .insn = (uint8_t)c->insns,
                                   .selector_at = (uint8_t)(c->length + in.raw.imm[1].offset),
-                                  .far = true};
+                                  .far = true,
+                                  .call = in.meta.category == ZYDIS_CATEGORY_CALL};
     memcpy(c->code + c->length, b, in.length);
     c->length += in.length;
     m->ended = must_end(&in);
@@ -1105,11 +1106,12 @@ static void set_branch(struct maker *m, const struct branch *b)
     if (!b->size)
         return;
     if (b->far) {
-        /* A 16-bit offset reaches the code only through the segment based at the arena. From a
-         * 16-bit stack into 64-bit mode the host never comes back. */
+        /* A 16-bit offset reaches the code only through the segment based at the arena. A call
+         * into 64-bit mode that faults on the stack never ends: Linux takes addresses above 4 GiB
+         * in compatibility mode for an erratum and tries again. */
         uint16_t sel = b->size == 2 ? SEL_CODE16_ARENA : selectors[rng_below(m->r, 5)];
 
-        if (sel == SEL_CODE64 && selector_is_16(c->in.sel[SEG_SS]))
+        if (sel == SEL_CODE64 && (b->call || selector_is_16(c->in.sel[SEG_SS])))
             sel = SEL_CODE32;
         target += CODE_BASE + c->code_offset - (sel == SEL_CODE16_ARENA ? ARENA : 0);
         if (rng_percent(m->r, 20))
