@@ -107,7 +107,12 @@ static void breakpoints(void)
     expect("one byte: the next does not match", count, 5);
     ((volatile u8 *)data)[0] = 1;
     expect("one byte: itself", count, 6);
-    __asm__ volatile("rep stosb" : : "D"(data), "c"(8), "a"(0) : "memory");
+    {
+        volatile void *to = data;
+        word n = 8;
+
+        __asm__ volatile("rep stosb" : "+D"(to), "+c"(n) : "a"(0) : "memory");
+    }
     expect("REP STOSB over it", count, 7);
     WRITE_DR(7, 0x400);
     data[0] = 9;
