@@ -9,6 +9,7 @@
 #include "devices/irq/i8259.h"
 #include "devices/irq/ioapic.h"
 #include "devices/irq/lapic.h"
+#include "devices/misc/fw_cfg.h"
 #include "devices/misc/misc.h"
 #include "devices/timer/cmos_rtc.h"
 #include "devices/timer/hpet.h"
@@ -197,7 +198,7 @@ void board_assign_pci(struct machine *m)
 /* ---- starting a kernel -------------------------------------------------------------------------
  */
 
-static int load_acpi(struct machine *m, struct error *err)
+static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *err)
 {
     struct board *b = board_of(m);
     struct acpi_config c = {.platform = b->platform,
@@ -206,11 +207,16 @@ static int load_acpi(struct machine *m, struct error *err)
                             .ioapic_id = BOARD_IOAPIC_ID,
                             .window32_first = BOARD_WINDOW32,
                             .window32_last = BOARD_WINDOW32_LAST};
-    struct acpi_blob blob;
-    int r;
 
     board_window64(m, &c.window64_first, &c.window64_last);
-    r = acpi_tables_build(&c, &blob, err);
+    return acpi_tables_build(&c, out, err);
+}
+
+static int load_acpi(struct machine *m, struct error *err)
+{
+    struct acpi_blob blob;
+    int r = build_acpi(m, &blob, err);
+
     if (r < 0)
         return r;
     acpi_tables_place(&blob, BOARD_ACPI_TABLES);
@@ -245,58 +251,107 @@ static unsigned list_pci_irqs(struct machine *m, struct mptable_pci *out, unsign
     return count;
 }
 
+/* What loaders and firmware are told of the machine. */
+struct description {
+    struct mptable_pci pci_irqs[PCI_SLOTS * PCI_PINS];
+    struct mptable_config mp;
+    struct smbios_config smbios;
+    struct boot_config boot;
+};
+
+static void describe(struct machine *m, struct description *d)
+{
+    struct board *b = board_of(m);
+    uint32_t id[4];
+
+    cpu_cpuid(m->cpus[0], 1, 0, id);
+    d->mp = (struct mptable_config){.cpus = m->cpu_count,
+                                    .cpu_signature = id[0],
+                                    .cpu_features = id[3],
+                                    .ioapic_id = BOARD_IOAPIC_ID,
+                                    .ioapic_address = (uint32_t)IOAPIC_DEFAULT_BASE,
+                                    .pci = b->pci != NULL,
+                                    .level_isa = b->level_isa,
+                                    .timer_on_pin_2 = true,
+                                    .pci_irqs = d->pci_irqs};
+    d->mp.pci_irq_count = list_pci_irqs(m, d->pci_irqs, ARRAY_SIZE(d->pci_irqs));
+    d->smbios = (struct smbios_config){.cpus = m->cpu_count,
+                                       .cores = m->model.cores,
+                                       .threads = m->model.threads,
+                                       .cpu_signature = id[0],
+                                       .cpu_features = id[3],
+                                       .cpu_vendor = m->model.vendor,
+                                       .cpu_model = m->model.name,
+                                       .ram_below_4g = m->ram_below_4g,
+                                       .ram_above_4g = m->ram_above_4g};
+    d->boot = (struct boot_config){.files = b->files,
+                                   .append = m->config.append,
+                                   .reserved = b->reserved,
+                                   .reserved_count = b->reserved_count,
+                                   .smbios = &d->smbios,
+                                   .mp = &d->mp};
+}
+
 static int board_load(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
-    struct mptable_pci pci_irqs[PCI_SLOTS * PCI_PINS];
-    uint32_t id[4] = {0};
-    struct mptable_config mp = {.cpus = m->cpu_count,
-                                .ioapic_id = BOARD_IOAPIC_ID,
-                                .ioapic_address = (uint32_t)IOAPIC_DEFAULT_BASE,
-                                .pci = b->pci != NULL,
-                                .level_isa = b->level_isa,
-                                .timer_on_pin_2 = true,
-                                .pci_irqs = pci_irqs};
-    struct smbios_config smbios = {.cpus = m->cpu_count,
-                                   .cores = m->model.cores,
-                                   .threads = m->model.threads,
-                                   .cpu_vendor = m->model.vendor,
-                                   .cpu_model = m->model.name,
-                                   .ram_below_4g = m->ram_below_4g,
-                                   .ram_above_4g = m->ram_above_4g};
-    struct boot_config c = {.files = b->files,
-                            .append = m->config.append,
-                            .reserved = b->reserved,
-                            .reserved_count = b->reserved_count,
-                            .smbios = &smbios,
-                            .mp = &mp};
-    int r;
+    struct description d;
 
-    cpu_cpuid(m->cpus[0], 1, 0, id);
-    mp.cpu_signature = smbios.cpu_signature = id[0];
-    mp.cpu_features = smbios.cpu_features = id[3];
     if (b->prepare)
         b->prepare(m);
-    mp.pci_irq_count = list_pci_irqs(m, pci_irqs, ARRAY_SIZE(pci_irqs));
+    describe(m, &d);
     if (m->config.acpi) {
-        r = load_acpi(m, err);
+        int r = load_acpi(m, err);
+
         if (r < 0)
             return r;
-        c.rsdp = BOARD_ACPI_RSDP;
+        d.boot.rsdp = BOARD_ACPI_RSDP;
     }
-    return boot_load(m, &c, err);
+    return boot_load(m, &d.boot, err);
+}
+
+/* The tables as files, with the script by which a firmware puts them together. */
+static int fw_cfg_acpi(struct machine *m, struct device *fw_cfg, struct error *err)
+{
+    struct acpi_blob blob;
+    size_t script_size;
+    uint8_t *script;
+    int r = build_acpi(m, &blob, err);
+
+    if (r < 0)
+        return r;
+    script = acpi_loader_script(&blob, &script_size);
+    r = fw_cfg_add_file(fw_cfg, "etc/acpi/tables", blob.tables, blob.size, err);
+    if (!r)
+        r = fw_cfg_add_file(fw_cfg, "etc/acpi/rsdp", blob.rsdp, sizeof(blob.rsdp), err);
+    if (!r)
+        r = fw_cfg_add_file(fw_cfg, "etc/table-loader", script, script_size, err);
+    free(script);
+    acpi_blob_free(&blob);
+    return r;
 }
 
 int board_finish(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
+    struct description d;
+    int r = 0;
 
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
-    if (!m->config.kernel)
-        return 0;
-    m->load = board_load;
-    return boot_open(m->config.kernel, m->config.initrd, &b->files, err);
+    if (m->config.kernel)
+        r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
+    if (r < 0)
+        return r;
+    if (b->files)
+        m->load = board_load;
+    b->fw_cfg = device_add(m, &fw_cfg_type, NULL, err);
+    if (!b->fw_cfg)
+        return -err->code;
+    b->acpi_devices |= ACPI_FW_CFG;
+    describe(m, &d);
+    r = boot_fill_fw_cfg(m, &d.boot, b->fw_cfg, err);
+    return r || !m->config.acpi ? r : fw_cfg_acpi(m, b->fw_cfg, err);
 }
 
 void board_free(struct machine *m)

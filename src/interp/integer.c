@@ -806,29 +806,28 @@ static void do_xlat(struct cpu *cpu, const struct insn *in)
 
 /* ---- stack -------------------------------------------------------------------------------- */
 
-static always_inline void push_sized(struct cpu *cpu, uint64_t value, unsigned size)
-{
-    uint64_t top = stack_cut(cpu, cpu->gpr[GPR_RSP] - size);
-
-    store(cpu, SEG_SS, top, value, size);
-    reg_set(cpu, GPR_RSP, top, stack_width(cpu));
-}
-
 static void do_push(struct cpu *cpu, const struct insn *in)
 {
     if (likely(in->stack_size == 8))
-        push_sized(cpu, in->op[0].kind == OPERAND_IMM ? in->imm : op_read(cpu, in, 0, 8), 8);
+        push(cpu, in->op[0].kind == OPERAND_IMM ? in->imm : op_read(cpu, in, 0, 8), 8);
     else if (in->stack_size == 4)
-        push_sized(cpu, op_read(cpu, in, 0, 4), 4);
+        push(cpu, op_read(cpu, in, 0, 4), 4);
     else
-        push_sized(cpu, op_read(cpu, in, 0, 2), 2);
+        push(cpu, op_read(cpu, in, 0, 2), 2);
 }
 
 static void do_pop(struct cpu *cpu, const struct insn *in)
 {
     unsigned size = in->stack_size;
-    uint64_t value = stack_load(cpu, 0, size);
+    uint64_t value;
 
+    if (likely(size == 8 && in->op[0].kind == OPERAND_GPR)) {
+        value = top_of_stack(cpu, 8);
+        drop(cpu, 8);
+        cpu->gpr[in->op[0].reg] = value;
+        return;
+    }
+    value = stack_load(cpu, 0, size);
     if (in->op[0].kind == OPERAND_MEM) {
         /* An address relative to RSP counts from after the pop. */
         uint64_t offset = address_of(cpu, in);
@@ -1202,46 +1201,9 @@ static void do_bound(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_BR);
 }
 
-static void do_fence(struct cpu *cpu, const struct insn *in)
-{
-    atomic_thread_fence(memory_order_seq_cst);
-}
-
 static void do_pause(struct cpu *cpu, const struct insn *in)
 {
     __asm__ volatile("pause");
-}
-
-/* Caches are coherent here; what is left of flushing a line is the permission to read it. */
-static void do_clflush(struct cpu *cpu, const struct insn *in)
-{
-    load(cpu, in->segment, address_of(cpu, in), 1);
-}
-
-/* The host's generator; where it has none now, CF says so to the guest. */
-static void random_number(struct cpu *cpu, const struct insn *in, bool seed)
-{
-    uint64_t v = 0;
-    bool good;
-
-    if (seed)
-        __asm__ volatile("rdseed %0" : "=r"(v), "=@ccc"(good) : : "cc");
-    else
-        __asm__ volatile("rdrand %0" : "=r"(v), "=@ccc"(good) : : "cc");
-    reg_write(cpu, in->op[0].reg, good ? v : 0, in->op[0].size);
-    cpu->rflags &= ~(uint64_t)RFLAGS_STATUS;
-    if (good)
-        cpu->rflags |= RFLAGS_CF;
-}
-
-static void do_rdrand(struct cpu *cpu, const struct insn *in)
-{
-    random_number(cpu, in, false);
-}
-
-static void do_rdseed(struct cpu *cpu, const struct insn *in)
-{
-    random_number(cpu, in, true);
 }
 
 const struct insn_row insn_integer[] = {
@@ -1330,10 +1292,6 @@ const struct insn_row insn_integer[] = {
     {ZYDIS_MNEMONIC_UD0, insn_undefined},
     {ZYDIS_MNEMONIC_UD1, insn_undefined},
     {ZYDIS_MNEMONIC_UD2, insn_undefined},
-    {ZYDIS_MNEMONIC_LFENCE, do_fence},
-    {ZYDIS_MNEMONIC_MFENCE, do_fence},
-    {ZYDIS_MNEMONIC_SFENCE, do_fence},
-    {ZYDIS_MNEMONIC_SERIALIZE, do_fence},
     {ZYDIS_MNEMONIC_PREFETCH, insn_nop},
     {ZYDIS_MNEMONIC_PREFETCHNTA, insn_nop},
     {ZYDIS_MNEMONIC_PREFETCHT0, insn_nop},
@@ -1341,10 +1299,5 @@ const struct insn_row insn_integer[] = {
     {ZYDIS_MNEMONIC_PREFETCHT2, insn_nop},
     {ZYDIS_MNEMONIC_PREFETCHW, insn_nop},
     {ZYDIS_MNEMONIC_PREFETCHWT1, insn_nop},
-    {ZYDIS_MNEMONIC_CLFLUSH, do_clflush},
-    {ZYDIS_MNEMONIC_CLFLUSHOPT, do_clflush},
-    {ZYDIS_MNEMONIC_CLWB, do_clflush},
-    {ZYDIS_MNEMONIC_RDRAND, do_rdrand},
-    {ZYDIS_MNEMONIC_RDSEED, do_rdseed},
     {ZYDIS_MNEMONIC_INVALID, NULL},
 };

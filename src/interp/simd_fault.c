@@ -41,16 +41,28 @@ static void on_fault(int sig, siginfo_t *info, void *context)
     gregs[REG_RIP] = (greg_t)(uintptr_t)fault->exit;
 }
 
+static void take_signal(int sig, struct sigaction *old)
+{
+    struct sigaction now, action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+    sigemptyset(&action.sa_mask);
+    sigaction(sig, &action, &now);
+    if (now.sa_sigaction != on_fault)
+        *old = now;
+}
+
+void simd_fault_arm(void)
+{
+    take_signal(SIGFPE, &watch.old_fpe);
+    take_signal(SIGILL, &watch.old_ill);
+}
+
 void simd_fault_install(const void *code, size_t size, size_t offset)
 {
-    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
-
     watch.code = (uintptr_t)code;
     watch.size = size;
     watch.offset = offset;
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGFPE, &action, &watch.old_fpe);
-    sigaction(SIGILL, &action, &watch.old_ill);
+    simd_fault_arm();
 }
 
 void simd_fault_unblock(void)

@@ -17,6 +17,8 @@ struct simd_fault {
 
 /* Once: SIGFPE and SIGILL at code in [code, code+size) continue at the fault exit. */
 void simd_fault_install(const void *code, size_t size, size_t offset);
+/* Take both signals again, after somebody else (a test framework) took them away. */
+void simd_fault_arm(void);
 /* Unblock both in this thread: vCPU threads block signals, but these answer their own doing. */
 void simd_fault_unblock(void);
 

@@ -77,6 +77,27 @@ static uint64_t segment_base_of(const struct cpu *cpu, ZydisRegister reg)
     return cpu->seg[id].base;
 }
 
+/* Where an instruction pushes several things, of which a fault may come after some. */
+static struct ignored_range stack_below(const struct cpu *cpu)
+{
+    enum { DEPTH = 256 };
+    bool is_16 = cpu->code_size != 8 && !(cpu->seg[SEG_SS].attr & ATTR_DB);
+
+    return (struct ignored_range){(cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) +
+                                      (is_16 ? (uint16_t)cpu->gpr[GPR_RSP] : cpu->gpr[GPR_RSP]) -
+                                      DEPTH,
+                                  DEPTH};
+}
+
+static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
+{
+    ZyanI8 id = ZydisRegisterGetId(reg);
+
+    return cpu->code_size == 8 ||
+           (id >= 0 && id < SEG_COUNT &&
+            (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE);
+}
+
 static uint64_t register_value(const struct cpu *cpu, ZydisRegister reg, uint64_t next)
 {
     ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
@@ -100,14 +121,17 @@ static uint64_t operand_address(const struct cpu *cpu, const ZydisDecodedInstruc
     return segment_base_of(cpu, op->mem.segment) + at;
 }
 
+void defined_ignore(struct defined *d, struct ignored_range r)
+{
+    if (d->ranges == IGNORED_RANGES)
+        d->give_up = "too many undefined ranges";
+    else
+        d->range[d->ranges++] = r;
+}
+
 static void ignore(struct defined *d, uint64_t start, unsigned size)
 {
-    if (d->ranges == IGNORED_RANGES) {
-        d->give_up = "too many undefined ranges";
-        return;
-    }
-    d->range[d->ranges].start = start;
-    d->range[d->ranges++].size = size;
+    defined_ignore(d, (struct ignored_range){start, size});
 }
 
 static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *in,
@@ -119,7 +143,27 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
-/* The x87 instruction and data pointers and opcode: vendors keep them differently. */
+/* Is [start, start+size) part of the image that can be written, wholly (2), in part (1), or not? */
+static int writable(uint64_t start, unsigned size)
+{
+    unsigned yes = 0;
+
+    for (unsigned i = 0; i < size; i++) {
+        int at = image_offset(start + i);
+
+        yes += at >= 0 && at / PAGE != ARENA_DATA_PAGES;
+    }
+    return yes == size ? 2 : yes ? 1 : 0;
+}
+
+enum { XSAVE_ALL = 4096 };
+
+/*
+ * Instructions that store or load the FPU's state. The x87 instruction and data pointers and
+ * opcode are kept differently by each vendor; XSTATE_BV and what XSAVEC and XSAVEOPT leave out
+ * depend on what the processor found out about components being in use. Which part of such an
+ * image is touched first, and what was stored before a fault, is nobody's promise.
+ */
 static void environment(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
                         const ZydisDecodedOperand *op)
 {
@@ -129,6 +173,8 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
     if (!m)
         return;
     at = operand_address(cpu, in, m);
+    d->any_fault = true;
+    d->fault_range = (struct ignored_range){at, XSAVE_ALL};
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV: {
@@ -137,8 +183,67 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
         ignore(d, at + (wide ? 12 : 6), wide ? 16 : 8);
         break;
     }
-    default: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+        ignore(d, at + 6, 18);
+        ignore(d, at + 512, 1);
+        break;
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
+    default: d->fault_range.size = 0; return; /* loads */
     }
+    if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
+        (writable(at, 576) == 1 || writable(at, XSAVE_ALL * 3 / 4) == 1))
+        d->give_up = "a state image that lies partly where it cannot be written";
+}
+
+/* MASKMOVQ and MASKMOVDQU may or may not fault for bytes that the mask leaves out. */
+static void masked_store(struct defined *d, const struct cpu *cpu,
+                         const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+    const ZydisDecodedOperand *m = memory_operand(in, op);
+
+    if (m &&
+        (!segment_writable(cpu, m->mem.segment) || writable(operand_address(cpu, in, m), 16) != 2))
+        d->give_up = "a masked store to where it may fault";
+}
+
+/*
+ * With alignment checking on: what is wider than eight bytes may or may not be checked. And an
+ * aligned move that its mask leaves nothing to do for may or may not complain.
+ */
+static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
+                      const ZydisDecodedOperand *op)
+{
+    const ZydisDecodedOperand *m = memory_operand(in, op);
+
+    if (!m || m->mem.type == ZYDIS_MEMOP_TYPE_AGEN)
+        return;
+    if (cpu->rflags & RFLAGS_AC && (m->size > 64 || in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
+                                    in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX))
+        d->give_up = "alignment check of a wide operand";
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_VMOVAPS:
+    case ZYDIS_MNEMONIC_VMOVAPD:
+    case ZYDIS_MNEMONIC_VMOVDQA32:
+    case ZYDIS_MNEMONIC_VMOVDQA64:
+        if (in->avx.mask.reg > ZYDIS_REGISTER_K0 && operand_address(cpu, in, m) % (m->size / 8))
+            d->give_up = "a masked, aligned move of what is not aligned";
+        break;
+    default: break;
+    }
+}
+
+static bool has_prefix(const ZydisDecodedInstruction *in, uint8_t a, uint8_t b)
+{
+    for (unsigned i = 0; i < in->raw.prefix_count; i++)
+        if (in->raw.prefixes[i].value == a || in->raw.prefixes[i].value == b)
+            return true;
+    return false;
 }
 
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
@@ -147,9 +252,21 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     const ZydisAccessedFlags *f = in->cpu_flags;
     uint64_t set, undefined, tested;
 
+    d->any_address = d->any_fault = false;
+    d->fault_flags = 0;
+    d->fault_range.size = 0;
+    alignment(d, cpu, in, op);
+    if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_prefix(in, 0xf2, 0xf3))
+        d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_XSAVE:
@@ -158,6 +275,59 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: environment(d, cpu, in, op); break;
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: masked_store(d, cpu, in, op); break;
+    case ZYDIS_MNEMONIC_SHA1MSG1: /* AMD's need no alignment */
+    case ZYDIS_MNEMONIC_SHA1MSG2:
+    case ZYDIS_MNEMONIC_SHA1NEXTE:
+    case ZYDIS_MNEMONIC_SHA1RNDS4:
+    case ZYDIS_MNEMONIC_SHA256MSG1:
+    case ZYDIS_MNEMONIC_SHA256MSG2:
+    case ZYDIS_MNEMONIC_SHA256RNDS2: {
+        const ZydisDecodedOperand *m = memory_operand(in, op);
+
+        if (m && operand_address(cpu, in, m) & 15)
+            d->give_up = "SHA on unaligned memory";
+        break;
+    }
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+        d->any_address = true;
+        if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
+            d->any_fault = true; /* and what was pushed by then */
+            d->fault_range = stack_below(cpu);
+        }
+        break;
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ: d->any_fault = true; break;
+    case ZYDIS_MNEMONIC_ARPL: /* whether it stores what does not change */
+        d->any_fault = true;
+        if (memory_operand(in, op) &&
+            (!segment_writable(cpu, memory_operand(in, op)->mem.segment) ||
+             writable(operand_address(cpu, in, memory_operand(in, op)), 2) != 2))
+            d->give_up = "ARPL where it cannot write";
+        break;
+    case ZYDIS_MNEMONIC_LDS:
+    case ZYDIS_MNEMONIC_LES:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+    case ZYDIS_MNEMONIC_PUSHA:
+    case ZYDIS_MNEMONIC_PUSHAD:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD:
+    case ZYDIS_MNEMONIC_ENTER:
+        d->any_fault = true;
+        d->fault_range = stack_below(cpu);
+        break;
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";
@@ -195,8 +365,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     default: break;
     }
     if (in->meta.category == ZYDIS_CATEGORY_STRINGOP &&
-        in->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REP))
-        set = 0; /* a count of zero changes nothing */
+        in->attributes & (ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE | ZYDIS_ATTRIB_HAS_REP)) {
+        set = 0;                        /* a count of zero changes nothing */
+        d->fault_flags = RFLAGS_STATUS; /* Intel puts back those from before, AMD does not */
+    }
     if (tested & d->flags)
         d->give_up = "an undefined flag was used";
     d->flags = (d->flags & ~set) | undefined;

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+enum { PROBES = 12 }; /* at most BATCH */
+
 enum encoding { LEGACY, VEX, EVEX };
 enum class {
     CLASS_INTEGER,
@@ -39,6 +41,7 @@ struct template
 
 struct mnemonic_list {
     uint16_t mnemonic;
+    bool foreign;          /* the host has it not: always #UD */
     uint32_t first, count; /* in templates */
 };
 
@@ -52,6 +55,7 @@ struct generator {
     unsigned listed[CLASSES];
     bool has[ZYDIS_MNEMONIC_MAX_VALUE + 1];
     bool filtered;
+    const struct mnemonic_list *only; /* while probing */
 };
 
 const struct ldt_entry oracle_ldt[ORACLE_LDT_SIZE] = {
@@ -86,11 +90,21 @@ bool mnemonic_excluded(ZydisMnemonic m)
     case ZYDIS_MNEMONIC_STR:
     case ZYDIS_MNEMONIC_VMCALL: /* hypervisors answer these themselves */
     case ZYDIS_MNEMONIC_VMMCALL:
+    case ZYDIS_MNEMONIC_VMRUN:
+    case ZYDIS_MNEMONIC_VMLOAD:
+    case ZYDIS_MNEMONIC_VMSAVE:
+    case ZYDIS_MNEMONIC_CLGI:
+    case ZYDIS_MNEMONIC_STGI:
+    case ZYDIS_MNEMONIC_SKINIT:
+    case ZYDIS_MNEMONIC_INVLPGA:
+    case ZYDIS_MNEMONIC_PVALIDATE:
+    case ZYDIS_MNEMONIC_SYSEXIT: /* no two vendors agree what long mode makes of it */
     case ZYDIS_MNEMONIC_SEAMCALL:
     case ZYDIS_MNEMONIC_TDCALL:
     case ZYDIS_MNEMONIC_MONITORX: /* wait, or depend on what the hypervisor intercepts */
     case ZYDIS_MNEMONIC_MWAITX:
     case ZYDIS_MNEMONIC_MCOMMIT:
+    case ZYDIS_MNEMONIC_INT1:   /* KVM on AMD reports it at the wrong address */
     case ZYDIS_MNEMONIC_XBEGIN: /* aborts as it likes */
     case ZYDIS_MNEMONIC_UMWAIT:
     case ZYDIS_MNEMONIC_TPAUSE: return true;
@@ -106,6 +120,11 @@ void decoder_init(ZydisDecoder *d, unsigned mode)
         ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
     else
         ZydisDecoderInit(d, ZYDIS_MACHINE_MODE_LONG_COMPAT_16, ZYDIS_STACK_WIDTH_16);
+}
+
+bool selector_is_16(uint16_t selector)
+{
+    return selector & 4 && selector >> 3 < ORACLE_LDT_SIZE && !oracle_ldt[selector >> 3].is_32;
 }
 
 uint64_t image_address(unsigned offset)
@@ -341,6 +360,36 @@ struct generator *generator_new(unsigned mode, const struct generator_options *o
     }
     free(all);
     return g;
+}
+
+/*
+ * What the host always answers with #UD is of little interest; find out by trying. Only how often
+ * it is chosen depends on this.
+ */
+int generator_probe(struct generator *g, struct error *err)
+{
+    struct test_case *c = native_cases();
+
+    for (unsigned class = 0; class < CLASSES; class ++)
+        for (unsigned i = 0; i < g->listed[class]; i++) {
+            struct mnemonic_list *l = &g->list[class][i];
+            unsigned alien = 0;
+            int r;
+
+            g->only = l;
+            for (unsigned n = 0; n < PROBES; n++)
+                generator_make(g, n, &c[n]);
+            g->only = NULL;
+            r = native_run(PROBES, err);
+            if (r < 0)
+                return r;
+            for (unsigned n = 0; n < PROBES; n++)
+                alien += c[n].insns == 0 || native_outcomes()[n].status != RAN ||
+                         (native_outcomes()[n].vector == EXC_UD &&
+                          native_outcomes()[n].out.rip == c[n].in.rip);
+            l->foreign = alien == PROBES;
+        }
+    return 0;
 }
 
 void generator_free(struct generator *g)
@@ -618,7 +667,7 @@ static void random_state(struct rng *r, unsigned mode, struct cpu_image *s)
         s->gpr[GPR_RSP] = stack + rng_below(r, 2 * PAGE);
     if (mode != 64 &&
         (s->sel[SEG_SS] & 4 && s->sel[SEG_SS] != SEL_DATA32_FLAT)) /* based at the arena */
-        s->gpr[GPR_RSP] -= ARENA;
+        s->gpr[GPR_RSP] = (s->gpr[GPR_RSP] - ARENA) & UINT16_MAX;
     if (mode != 64)
         for (unsigned i = 0; i < GPR_COUNT; i++)
             s->gpr[i] = i < 8 ? (uint32_t)s->gpr[i] : 0;
@@ -733,9 +782,12 @@ static unsigned put_template(struct maker *m, const struct template *t, uint8_t 
 static const struct template *pick_template(struct maker *m)
 {
     struct generator *g = m->g;
+    unsigned tries = 0;
     unsigned roll = rng_below(m->r, 100), class = 0;
     const struct mnemonic_list *l;
 
+    if (g->only)
+        return &g->templates[g->only->first + rng_below(m->r, g->only->count)];
     while (class < CLASSES && roll >= class_percent[class])
         roll -= class_percent[class ++];
     if (class == CLASSES) {
@@ -745,7 +797,9 @@ static const struct template *pick_template(struct maker *m)
     }
     while (!g->listed[class]) /* some class has something: the generator exists */
         class = (class + 1) % CLASSES;
-    l = &g->list[class][rng_below(m->r, g->listed[class])];
+    do
+        l = &g->list[class][rng_below(m->r, g->listed[class])];
+    while (l->foreign && !rng_percent(m->r, 5) && ++tries < 20);
     return &g->templates[l->first + rng_below(m->r, l->count)];
 }
 
@@ -941,8 +995,45 @@ static void note_writes(struct maker *m, const ZydisDecodedInstruction *in,
 
 struct branch {
     uint8_t at, size, insn, selector_at; /* where the displacement stands in the code */
-    bool far;
+    bool far, call;
 };
+
+/* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
+static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction *in,
+                           const ZydisDecodedOperand *op)
+{
+    const ZydisInstructionAttributes repeats = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE |
+                                               ZYDIS_ATTRIB_HAS_REPNE;
+    bool is_64 = m->g->mode == 64, has_66 = false, has_f2_f3 = false;
+
+    for (unsigned i = 0; i < in->raw.prefix_count; i++) {
+        has_66 |= in->raw.prefixes[i].value == 0x66;
+        has_f2_f3 |= (in->raw.prefixes[i].value & 0xfe) == 0xf2;
+    }
+    /* Intel ignores 66 before near branches, AMD truncates RIP. */
+    if (is_64 && has_66 &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT || in->mnemonic == ZYDIS_MNEMONIC_RET))
+        return true;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_LOOPE: /* the prefix turns the condition round on AMD */
+    case ZYDIS_MNEMONIC_LOOPNE: return has_f2_f3 && !(in->attributes & repeats);
+    case ZYDIS_MNEMONIC_JMP: /* m16:64 */
+    case ZYDIS_MNEMONIC_CALL: return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR && in->raw.rex.W;
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS: return in->raw.rex.W;
+    case ZYDIS_MNEMONIC_MOV: /* DR4 and DR5: #UD or #GP first */
+        return op[0].reg.value == ZYDIS_REGISTER_DR4 || op[0].reg.value == ZYDIS_REGISTER_DR5 ||
+               op[1].reg.value == ZYDIS_REGISTER_DR4 || op[1].reg.value == ZYDIS_REGISTER_DR5;
+    case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
+        return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
+               op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_VPINSRD: /* W outside 64-bit mode */
+    case ZYDIS_MNEMONIC_VPEXTRD: return !is_64 && (in->raw.vex.W || in->raw.evex.W);
+    default: return false;
+    }
+}
 
 /* One instruction at the end of what is there. False: try again. */
 static bool make_one(struct maker *m, bool last, struct branch *branch)
@@ -974,9 +1065,7 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
     if (in.mnemonic == ZYDIS_MNEMONIC_INT &&
         (in.raw.imm[0].value.u == 0x80 || in.raw.imm[0].value.u == 0x2e))
         return false;
-    /* Intel ignores 66 here and AMD does not. */
-    if (m->g->mode == 64 && in.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE &&
-        in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR)
+    if (vendors_differ(m, &in, op))
         return false;
     if ((uses_written(m, &in, op) && rng_percent(m->r, 90)) || !flags_pass(m, &in))
         return false;
@@ -996,7 +1085,8 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
                                   .size = in.raw.imm[0].size / 8,
                                   .insn = (uint8_t)c->insns,
                                   .selector_at = (uint8_t)(c->length + in.raw.imm[1].offset),
-                                  .far = true};
+                                  .far = true,
+                                  .call = in.meta.category == ZYDIS_CATEGORY_CALL};
     memcpy(c->code + c->length, b, in.length);
     c->length += in.length;
     m->ended = must_end(&in);
@@ -1016,11 +1106,18 @@ static void set_branch(struct maker *m, const struct branch *b)
     if (!b->size)
         return;
     if (b->far) {
-        uint16_t sel = rng_percent(m->r, 80) ? selectors[rng_below(m->r, 5)]
-                                             : (uint16_t)rng_next(m->r);
+        /* A 16-bit offset reaches the code only through the segment based at the arena. A call
+         * into 64-bit mode that faults on the stack never ends: Linux takes addresses above 4 GiB
+         * in compatibility mode for an erratum and tries again. */
+        uint16_t sel = b->size == 2 ? SEL_CODE16_ARENA : selectors[rng_below(m->r, 5)];
 
+        if (sel == SEL_CODE64 && (b->call || selector_is_16(c->in.sel[SEG_SS])))
+            sel = SEL_CODE32;
+        target += CODE_BASE + c->code_offset - (sel == SEL_CODE16_ARENA ? ARENA : 0);
+        if (rng_percent(m->r, 20))
+            sel = (uint16_t)(rng_next(m->r) | 8); /* not one of the code segments, mostly */
         store_le(c->code + b->selector_at, sel, 2);
-        store_le(c->code + b->at, c->in.rip + target, b->size);
+        store_le(c->code + b->at, target, b->size);
         return;
     }
     if (kind < 8) /* anywhere behind */
@@ -1061,6 +1158,8 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
     while (c->insns && c->start[c->insns - 1] >= c->length)
         c->insns--;
     c->start[c->insns] = (uint8_t)c->length;
+    if (g->mode != 64 && selector_is_16(c->in.sel[SEG_SS]))
+        c->in.gpr[GPR_RSP] &= UINT16_MAX; /* IRETQ loads no more */
     for (unsigned i = 0; i < c->insns; i++)
         if (branch[i].at + branch[i].size <= c->length)
             set_branch(&m, &branch[i]);

@@ -302,7 +302,7 @@ static void read_outcome(struct guest *g, struct outcome *o)
     o->lines = 0;
     o->error = o->cr2 = 0;
     o->status = RAN;
-    if (cpu->cpl == 3 || stub >= PAGE || !range_within(sp - KERNEL, 48, PHYS_STACK_TOP)) {
+    if (cpu->cpl == 3 || stub >= PAGE || !range_within(sp - KERNEL, 40, PHYS_STACK_TOP)) {
         o->status = cpu->activity == CPU_RUNNING ? HUNG : DIED;
         return;
     }
@@ -372,6 +372,30 @@ static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOpe
         MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op));
 }
 
+/* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
+static bool reserved(struct guest *g)
+{
+    struct cpu *cpu = g->cpu;
+    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
+
+    for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
+        switch (g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at]) {
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x67: continue;
+        case 0xc4:
+        case 0xc5:
+        case 0x62: return true;
+        default: return false;
+        }
+    }
+    return false;
+}
+
 void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, struct defined *d,
                struct coverage *coverage)
 {
@@ -389,15 +413,21 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
         if (valid) {
             coverage->executed[in.mnemonic]++;
             defined_step(d, cpu, &in, op);
+        } else if (reserved(g)) {
+            d->give_up = "a reserved encoding";
         }
         g->engine->step(cpu);
         if (!valid)
             continue;
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
-        if (faulted)
-            d->flags = flags_before;
-        else
+        if (faulted) {
+            d->flags = flags_before | d->fault_flags;
+            if (d->fault_range.size)
+                defined_ignore(d, d->fault_range);
+        } else {
+            d->any_address = d->any_fault = false;
             coverage->retired[in.mnemonic]++;
+        }
         if (g->sabotage && g->sabotage->mnemonic == in.mnemonic &&
             (!faulted || g->sabotage->what == SABOTAGE_VECTOR))
             g->sabotaged = true;

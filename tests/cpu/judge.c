@@ -98,6 +98,19 @@ static bool has_error_code(unsigned vector)
     return vector == EXC_DF || (vector >= EXC_TS && vector <= EXC_PF) || vector == EXC_AC;
 }
 
+/* The kernel's IRET to the signal handler makes all null selectors 0. */
+static uint16_t selector_seen(uint16_t selector)
+{
+    return selector < 4 ? 0 : selector;
+}
+
+/* Must the rest of an invalid instruction be fetched, from where nothing is, or not? */
+static bool undecided_fetch(const struct outcome *a, const struct outcome *b)
+{
+    return a->status == RAN && b->status == RAN && a->vector == EXC_UD && b->vector == EXC_PF &&
+           b->error & PF_I && a->out.rip == b->out.rip;
+}
+
 bool outcomes_agree(const struct test_case *c, const struct outcome *want,
                     const struct outcome *got, const struct defined *d, FILE *report)
 {
@@ -106,24 +119,31 @@ bool outcomes_agree(const struct test_case *c, const struct outcome *want,
     bool wide = c->mode == 64 && w->sel[SEG_CS] == SEL_CODE64;
     uint64_t mask = wide ? UINT64_MAX : UINT32_MAX;
 
+    if (undecided_fetch(want, got) || undecided_fetch(got, want))
+        return true;
     compare(&j, "status", want->status, got->status);
     if (j.differences || want->status != RAN)
         return !j.differences;
-    compare(&j, "vector", want->vector, got->vector);
-    if (!j.differences && has_error_code(want->vector)) {
+    if (!d->any_fault || want->out.rip != got->out.rip)
+        compare(&j, "vector", want->vector, got->vector);
+    if (!j.differences && !d->any_fault && has_error_code(want->vector)) {
         uint64_t ignore = want->vector == EXC_PF && want->cr2 >> 63 ? PF_P : 0;
 
         compare(&j, "error", want->error & ~ignore, got->error & ~ignore);
-        if (want->vector == EXC_PF)
+        if (want->vector == EXC_PF && !d->any_address)
             compare(&j, "CR2", want->cr2 & mask, got->cr2 & mask);
     }
     compare(&j, "RIP", w->rip & mask, g->rip & mask);
     compare(&j, "RFLAGS", w->rflags & compared_flags & ~d->flags,
             g->rflags & compared_flags & ~d->flags);
-    for (unsigned i = 0; i < (wide ? GPR_COUNT : 8); i++)
-        compare(&j, gpr_name[i], w->gpr[i] & mask, g->gpr[i] & mask);
+    for (unsigned i = 0; i < (wide ? GPR_COUNT : 8); i++) {
+        /* The kernel's return to a 16-bit stack loses the bits that do not count. */
+        uint64_t m = i == GPR_RSP && !wide && selector_is_16(w->sel[SEG_SS]) ? UINT16_MAX : mask;
+
+        compare(&j, gpr_name[i], w->gpr[i] & m, g->gpr[i] & m);
+    }
     for (unsigned i = 0; i < SEG_COUNT; i++)
-        compare(&j, seg_name[i], w->sel[i], g->sel[i]);
+        compare(&j, seg_name[i], selector_seen(w->sel[i]), selector_seen(g->sel[i]));
     if (wide) {
         compare(&j, "FS.base", w->fs_base, g->fs_base);
         compare(&j, "GS.base", w->gs_base, g->gs_base);

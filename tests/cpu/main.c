@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256 };
+enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
 
 struct options {
@@ -75,7 +75,7 @@ static void name_kind(const struct test_case *c, const char *report, char *out, 
     }
 }
 
-static int report_failure(struct run *r, const struct test_case *failed)
+static int report_failure(struct run *r, const struct test_case *failed, const char *in_batch)
 {
     static struct test_case c;
     char *text = NULL, name[sizeof(r->kind[0].text)];
@@ -89,8 +89,8 @@ static int report_failure(struct run *r, const struct test_case *failed)
     if (ret < 0)
         return ret;
     if (ret == 1) {
-        printf("sequence %llu (%u-bit) differed in its batch but not alone\n",
-               (unsigned long long)c.number, c.mode);
+        printf("sequence %llu (%u-bit) differed in its batch but not alone:\n%s",
+               (unsigned long long)c.number, c.mode, in_batch);
         return 0;
     }
     if (r->o->shrink) {
@@ -126,13 +126,19 @@ static bool enough(const struct run *r)
 }
 
 /* What the engine made of a case that the host ran. */
-static bool judge(struct run *r, const struct test_case *c, const struct outcome *want)
+static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
+                  char text[REPORT_SIZE])
 {
     struct defined d;
+    FILE *report;
 
     if (want->status != RAN) {
         r->left += want->status == LEFT;
         r->hung += want->status == HUNG || want->status == DIED;
+        if (want->status == HUNG || want->status == DIED)
+            printf("the host %s: --mode %u --seed %llu --sequence %llu\n",
+                   want->status == HUNG ? "does not end" : "process dies", c->mode,
+                   (unsigned long long)r->o->make.seed, (unsigned long long)c->number);
         r->broken += want->status == BROKEN;
         return true;
     }
@@ -145,16 +151,24 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
         return true;
     }
     r->compared++;
-    return outcomes_agree(c, want, &got, &d, NULL);
+    if (outcomes_agree(c, want, &got, &d, NULL))
+        return true;
+    report = fmemopen(text, REPORT_SIZE, "w");
+    outcomes_agree(c, want, &got, &d, report);
+    fclose(report);
+    text[REPORT_SIZE - 1] = 0;
+    return false;
 }
 
 static int run_mode(struct run *r, unsigned mode)
 {
     static struct test_case failed[BATCH];
+    static char text[BATCH][REPORT_SIZE];
     const struct options *o = r->o;
     struct generator *g;
     const bool *has;
     uint64_t end = o->one ? o->first + 1 : o->count;
+    int ret;
 
     if (modes[mode] == 16 && !native_has_ldt()) {
         printf("16-bit mode skipped: the kernel does not offer modify_ldt\n");
@@ -163,12 +177,14 @@ static int run_mode(struct run *r, unsigned mode)
     g = generator_new(modes[mode], &o->make);
     if (!g)
         return 0;
+    ret = generator_probe(g, &r->err);
+    if (ret < 0)
+        return ret;
     has = generator_mnemonics(g);
     for (unsigned i = 0; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++)
         r->possible[i] |= has[i];
     for (uint64_t n = o->first; n < end && !enough(r);) {
         unsigned count = 0, failures = 0;
-        int ret;
 
         for (; count < BATCH && n < end; count++)
             generator_make(g, n++, &native_cases()[count]);
@@ -178,11 +194,11 @@ static int run_mode(struct run *r, unsigned mode)
         if (ret < 0)
             return ret;
         for (unsigned i = 0; i < count; i++)
-            if (!judge(r, &native_cases()[i], &native_outcomes()[i]))
+            if (!judge(r, &native_cases()[i], &native_outcomes()[i], text[failures]))
                 failed[failures++] = native_cases()[i];
         r->done[mode] += count;
         for (unsigned i = 0; i < failures && !enough(r); i++) {
-            ret = report_failure(r, &failed[i]);
+            ret = report_failure(r, &failed[i], text[i]);
             if (ret < 0)
                 return ret;
         }
@@ -382,6 +398,14 @@ int main(int argc, char **argv)
             fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
             return 1;
         }
+    }
+    if (o.self_test) {
+        ret = r.guest ? self_test(r.guest, &r.err) : usage(2);
+        if (ret < 0)
+            fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
+        native_stop();
+        guest_free(r.guest);
+        return ret < 0 ? 1 : ret;
     }
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (unsigned i = 0; i < MODES && ret >= 0; i++)

@@ -68,7 +68,10 @@ static pid_t child;
 static int to_child = -1, from_child = -1;
 
 /* The child's. */
-static struct entry entry;
+/* Lies where bits 16 to 31 of the address are 0: IRETQ to a 16-bit stack segment leaves them in
+ * ESP, where the random code finds them. */
+#define ENTRY_ADDRESS UINT64_C(0x345600001000)
+static struct entry *const entry = (struct entry *)ENTRY_ADDRESS;
 static uint8_t xsave_area[XSAVE_AREA] __attribute__((aligned(64)));
 static uint8_t image[IMAGE_SIZE];
 static uint64_t image_seed = UINT64_MAX;
@@ -306,22 +309,22 @@ NO_SANITIZER static void run_case(const struct test_case *c, struct outcome *o)
     load_image(c->memory_seed);
     memcpy(code_alias + c->code_offset, c->code, c->length);
     xsave_fill(in);
-    memcpy(entry.gpr, in->gpr, sizeof(entry.gpr));
-    entry.rip = in->rip;
-    entry.rflags = in->rflags;
-    entry.rsp = in->gpr[GPR_RSP];
-    entry.cs = in->sel[SEG_CS];
-    entry.ss = in->sel[SEG_SS];
-    entry.ds = in->sel[SEG_DS];
-    entry.es = in->sel[SEG_ES];
-    entry.fs = in->sel[SEG_FS];
-    entry.gs = in->sel[SEG_GS];
-    entry.set_base = c->mode == 64;
-    entry.fs_base = in->fs_base;
-    entry.gs_base = in->gs_base;
-    entry.xsave = xsave_area;
-    entry.xcr0 = xcr0;
-    native_enter(&entry);
+    memcpy(entry->gpr, in->gpr, sizeof(entry->gpr));
+    entry->rip = in->rip;
+    entry->rflags = in->rflags;
+    entry->rsp = in->gpr[GPR_RSP];
+    entry->cs = in->sel[SEG_CS];
+    entry->ss = in->sel[SEG_SS];
+    entry->ds = in->sel[SEG_DS];
+    entry->es = in->sel[SEG_ES];
+    entry->fs = in->sel[SEG_FS];
+    entry->gs = in->sel[SEG_GS];
+    entry->set_base = c->mode == 64;
+    entry->fs_base = in->fs_base;
+    entry->gs_base = in->gs_base;
+    entry->xsave = xsave_area;
+    entry->xcr0 = xcr0;
+    native_enter(entry);
     memset(code_alias + c->code_offset, 0xcc, c->length);
     collect(o);
 }
@@ -336,7 +339,8 @@ static void child_map(void)
 {
     int fd = memfd_create("oracle", MFD_CLOEXEC);
     size_t alias_size = (size_t)(ARENA_CODE_PAGES + 1) * PAGE;
-    const int fixed = MAP_FIXED_NOREPLACE;
+    /* Present from the start: page faults then mean protection. */
+    const int fixed = MAP_FIXED_NOREPLACE | MAP_POPULATE;
 
     if (fd < 0 || ftruncate(fd, (off_t)alias_size))
         child_refuse("memfd");
@@ -353,7 +357,9 @@ static void child_map(void)
         mmap((void *)(ARENA + (uint64_t)ARENA_STACK * PAGE), (size_t)ARENA_STACK_PAGES * PAGE,
              PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED ||
         mmap((void *)ARENA_HIGH, (size_t)HIGH_PAGES * PAGE, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED)
+             MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED ||
+        mmap(entry, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) ==
+            MAP_FAILED)
         child_refuse("mapping the arena");
     close(fd);
 }
@@ -576,7 +582,7 @@ int native_run(unsigned count, struct error *err)
     batch->current = 0;
     while (batch->current < count) {
         if (write(to_child, &byte, 1) == 1)
-            r = wait_child(1000);
+            r = wait_child(500);
         else
             r = -EPIPE;
         if (r == 0)

@@ -157,6 +157,8 @@ struct generator_options {
 
 /* NULL: no instruction passes the filter in this mode. */
 struct generator *generator_new(unsigned mode, const struct generator_options *o);
+/* Find out what this host has not, so that it is made less often; the native side must run. */
+int generator_probe(struct generator *g, struct error *err);
 void generator_free(struct generator *g);
 void generator_make(struct generator *g, uint64_t number, struct test_case *out);
 /* Which mnemonics the generator has templates for: array of ZYDIS_MNEMONIC_MAX_VALUE + 1. */
@@ -167,6 +169,7 @@ const bool *generator_mnemonics(const struct generator *g);
 bool mnemonic_excluded(ZydisMnemonic m);
 void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE]);
 void decoder_init(ZydisDecoder *d, unsigned mode);
+bool selector_is_16(uint16_t selector); /* one of oracle_ldt's with D/B clear */
 /* The linear address of a byte of the image, and back (-1: not in it). */
 uint64_t image_address(unsigned offset);
 int image_offset(uint64_t address);
@@ -189,19 +192,29 @@ uint64_t native_xcr0(void);
 
 enum { IGNORED_RANGES = 8 };
 
+struct ignored_range {
+    uint64_t start;
+    unsigned size;
+};
+
 /* What the manuals leave open at a point of one run. */
 struct defined {
     uint64_t flags;      /* RFLAGS bits that are undefined now */
     const char *give_up; /* the outcome depends on something undefined: do not compare */
     unsigned ranges;
-    struct {
-        uint64_t start;
-        unsigned size;
-    } range[IGNORED_RANGES]; /* memory whose content is not defined */
+    struct ignored_range range[IGNORED_RANGES]; /* memory whose content is not defined */
+
+    /* If the instruction under way faults. */
+    uint64_t fault_flags;             /* undefined then */
+    struct ignored_range fault_range; /* so is this memory */
+    bool any_address;                 /* it has several accesses: any may come first */
+    bool any_fault;                   /* and they may fault in different ways */
 };
 /* Before `in` runs in the state `cpu`. */
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
                   const ZydisDecodedOperand *op);
+
+void defined_ignore(struct defined *d, struct ignored_range r);
 
 /* ---- guest.c ----------------------------------------------------------------------------- */
 
@@ -244,5 +257,10 @@ void case_print(const struct test_case *c, FILE *to);
 int case_shrink(struct guest *g, struct test_case *c, struct error *err);
 /* Run one case on both sides and compare. 1: agree or not comparable, 0: differ, -errno. */
 int case_check(struct guest *g, const struct test_case *c, FILE *report, struct error *err);
+
+/* ---- selftest.c -------------------------------------------------------------------------- */
+
+/* 0: all damage was noticed, 1: not, or -errno. */
+int self_test(struct guest *g, struct error *err);
 
 #endif

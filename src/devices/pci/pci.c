@@ -570,8 +570,8 @@ void pci_unrealize(struct device *dev)
 {
     struct pci_device *p = to_pci(dev);
 
+    remove_ram_parts(p); /* before the device frees the block */
+    pci_bus_detach(p);
     if (type_of(p)->unrealize)
         type_of(p)->unrealize(p);
-    remove_ram_parts(p);
-    pci_bus_detach(p);
 }
