@@ -266,6 +266,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     d->fault_flags = 0;
     d->fault_range.size = 0;
     alignment(d, cpu, in, op);
+    if (cpu->code_size == 8 && has_prefix(in, 0x66, 0x66) &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT))
+        d->give_up = "a near branch with 66"; /* Intel ignores the prefix, AMD truncates RIP */
     if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_prefix(in, 0xf2, 0xf3))
         d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {

@@ -412,6 +412,8 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
 
         if (valid) {
             coverage->executed[in.mnemonic]++;
+            if (mnemonic_excluded(in.mnemonic)) /* a branch went into the middle of something */
+                d->give_up = "an excluded instruction";
             defined_step(d, cpu, &in, op);
         } else if (reserved(g)) {
             d->give_up = "a reserved encoding";
