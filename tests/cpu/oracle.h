@@ -209,6 +209,7 @@ struct defined {
     struct ignored_range fault_range; /* so is this memory */
     bool any_address;                 /* it has several accesses: any may come first */
     bool any_fault;                   /* and they may fault in different ways */
+    const char *fault_give_up;        /* registers may have been loaded by then */
 };
 /* Before `in` runs in the state `cpu`. */
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
