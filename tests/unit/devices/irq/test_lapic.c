@@ -9,6 +9,8 @@
 #include "x86/cpu.h"
 #include "x86/model.h"
 
+#include <sched.h>
+
 enum { CPUS = 3 };
 enum {
     ID = 0x20,
@@ -822,6 +824,70 @@ static void chips_go_in_any_order(void **state)
     write_reg(f, 1, EOI, 0);
 }
 
+/* ---- threads
+ * ------------------------------------------------------------------------------------- */
+
+enum { ROUNDS = 200 };
+
+static atomic_uint served, done;
+
+struct processor {
+    struct fixture *f;
+    unsigned index;
+};
+
+/* What a kernel does: take, make the device quiet, EOI; and send to the neighbour. */
+static void *processor_main(void *opaque)
+{
+    struct processor *p = opaque;
+    unsigned sent = 0;
+
+    while (!done || intr(p->f, p->index)) {
+        int vector = intr(p->f, p->index) ? take(p->f, p->index) : -1;
+
+        if (vector == 0x70) {
+            irq_line_set(&p->f->line[16], false);
+            write_reg(p->f, p->index, EOI, 0);
+            served++;
+        } else if (vector >= 0) {
+            write_reg(p->f, p->index, EOI, 0);
+        } else {
+            sched_yield();
+        }
+        if (sent++ < ROUNDS)
+            send(p->f, p->index, (p->index + 1) % CPUS, 0x41);
+    }
+    return NULL;
+}
+
+static void no_interrupt_is_lost_between_threads(void **state)
+{
+    struct fixture *f = *state;
+    struct processor p[CPUS];
+    pthread_t thread[CPUS];
+    bool lost = false;
+
+    served = done = 0;
+    redirect(f, 16, 7, 0x8970); /* lowest priority, level, any of three */
+    for (unsigned i = 0; i < CPUS; i++) {
+        p[i] = (struct processor){f, i};
+        assert_int_equal(pthread_create(&thread[i], NULL, processor_main, &p[i]), 0);
+    }
+    for (unsigned i = 0; i < ROUNDS && !lost; i++) {
+        irq_line_set(&f->line[16], true);
+        for (unsigned wait = 0; served == i && !lost; wait++) {
+            sched_yield();
+            lost = wait > 5000000;
+        }
+    }
+    done = 1;
+    for (unsigned i = 0; i < CPUS; i++)
+        pthread_join(thread[i], NULL);
+    assert_false(lost);
+    assert_int_equal(served, ROUNDS);
+    assert_int_equal(ioapic_read(f, 0x30), 0x8970); /* nothing in flight */
+}
+
 static void refuses_to_be_added_by_name(void **state)
 {
     struct error err = {0};
@@ -856,6 +922,7 @@ int main(void)
         TEST(edges_through_the_ioapic),
         TEST(levels_through_the_ioapic),
         TEST(chips_go_in_any_order),
+        TEST(no_interrupt_is_lost_between_threads),
         cmocka_unit_test_setup_teardown(refuses_to_be_added_by_name, test_machine_setup,
                                         test_machine_teardown),
     };
