@@ -29,7 +29,7 @@ static always_inline bool condition(const struct cpu *cpu, unsigned code)
 
 static always_inline void jump_relative(struct cpu *cpu, const struct insn *in)
 {
-    branch_to(cpu, in, cpu->next_rip + in->imm);
+    jump(cpu, in, cpu->next_rip + in->imm);
 }
 
 static void do_jcc(struct cpu *cpu, const struct insn *in)
@@ -54,26 +54,43 @@ static void do_cmovcc(struct cpu *cpu, const struct insn *in)
     reg_write(cpu, in->op[0].reg, v, size);
 }
 
+static always_inline void jump_operand(struct cpu *cpu, const struct insn *in)
+{
+    if (likely(in->op[0].kind == OPERAND_IMM))
+        jump_relative(cpu, in);
+    else if (likely(in->op[0].size == 8))
+        jump(cpu, in, op_read(cpu, in, 0, 8));
+    else
+        jump(cpu, in, operand_read(cpu, in, 0));
+}
+
 static void do_jmp(struct cpu *cpu, const struct insn *in)
 {
-    if (in->op[0].kind == OPERAND_IMM)
-        jump_relative(cpu, in);
-    else
-        branch_to(cpu, in, operand_read(cpu, in, 0));
+    jump_operand(cpu, in);
 }
 
 static void do_call(struct cpu *cpu, const struct insn *in)
 {
     uint64_t back = cpu->next_rip;
 
-    do_jmp(cpu, in);
-    stack_push(cpu, back, in->stack_size);
+    jump_operand(cpu, in);
+    if (likely(in->stack_size == 8))
+        push(cpu, back, 8);
+    else
+        stack_push(cpu, back, in->stack_size);
 }
 
 static void do_ret(struct cpu *cpu, const struct insn *in)
 {
-    branch_to(cpu, in, stack_load(cpu, 0, in->stack_size));
-    stack_move(cpu, in->stack_size + (in->op[0].kind == OPERAND_IMM ? in->imm & 0xffff : 0));
+    uint64_t extra = in->op[0].kind == OPERAND_IMM ? in->imm & 0xffff : 0;
+
+    if (likely(in->stack_size == 8)) {
+        jump(cpu, in, top_of_stack(cpu, 8));
+        drop(cpu, 8 + extra);
+    } else {
+        jump(cpu, in, stack_load(cpu, 0, in->stack_size));
+        drop(cpu, in->stack_size + extra);
+    }
 }
 
 /* LOOP, LOOPE, LOOPNE: the counter is as wide as addresses are. */

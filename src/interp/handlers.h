@@ -38,8 +38,9 @@ struct interp {
     uint64_t rip_mask; /* of RIP and of linear addresses of code */
     uint32_t watch;    /* the events that matter now */
 
-    uint64_t executed;
-    uint64_t budget; /* instructions left in this run */
+    uint64_t executed; /* before this run */
+    uint64_t events;   /* delivered in this run */
+    uint64_t budget;   /* instructions left in this run */
 };
 
 extern struct tlb interp_no_tlb;
@@ -230,9 +231,11 @@ static always_inline uint8_t *modify_pointer(struct cpu *cpu, const struct insn 
                         MMU_WRITE);
 }
 
+/* ---- stack and branches ------------------------------------------------------------------- */
+
 static always_inline unsigned stack_width(const struct cpu *cpu)
 {
-    return cpu->code_size == 8 ? 8 : cpu->seg[SEG_SS].attr & ATTR_DB ? 4 : 2;
+    return likely(cpu->code_size == 8) ? 8 : cpu->seg[SEG_SS].attr & ATTR_DB ? 4 : 2;
 }
 
 static always_inline uint64_t stack_cut(const struct cpu *cpu, uint64_t offset)
@@ -240,6 +243,33 @@ static always_inline uint64_t stack_cut(const struct cpu *cpu, uint64_t offset)
     unsigned width = stack_width(cpu);
 
     return width == 8 ? offset : width == 4 ? (uint32_t)offset : (uint16_t)offset;
+}
+
+static always_inline void push(struct cpu *cpu, uint64_t value, unsigned size)
+{
+    uint64_t top = stack_cut(cpu, cpu->gpr[GPR_RSP] - size);
+
+    store(cpu, SEG_SS, top, value, size);
+    reg_set(cpu, GPR_RSP, top, stack_width(cpu));
+}
+
+static always_inline uint64_t top_of_stack(struct cpu *cpu, unsigned size)
+{
+    return load(cpu, SEG_SS, stack_cut(cpu, cpu->gpr[GPR_RSP]), size);
+}
+
+static always_inline void drop(struct cpu *cpu, uint64_t bytes)
+{
+    reg_set(cpu, GPR_RSP, cpu->gpr[GPR_RSP] + bytes, stack_width(cpu));
+}
+
+/* branch_to() for the ordinary case. */
+static always_inline void jump(struct cpu *cpu, const struct insn *in, uint64_t target)
+{
+    if (likely(cpu->code_size == 8) && likely((uint64_t)sign_extend(target, 48) == target))
+        cpu->next_rip = target;
+    else
+        branch_to(cpu, in, target);
 }
 
 #endif

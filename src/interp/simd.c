@@ -63,8 +63,6 @@ static const struct {
     [ZYDIS_ISA_SET_ADOX_ADCX] = F(1, FEATURE_ADX),
     [ZYDIS_ISA_SET_BMI1] = F(1, FEATURE_BMI1),
     [ZYDIS_ISA_SET_BMI2] = F(1, FEATURE_BMI2),
-    [ZYDIS_ISA_SET_RDRAND] = F(1, FEATURE_RDRAND),
-    [ZYDIS_ISA_SET_RDSEED] = F(1, FEATURE_RDSEED),
     /* MOVDIR64B: see simd_bind() */
     [ZYDIS_ISA_SET_MOVDIR] = F(1, FEATURE_MOVDIRI),
     [ZYDIS_ISA_SET_AVX] = F(1, FEATURE_AVX),
@@ -235,7 +233,6 @@ static bool suppresses_faults(const ZydisDecodedInstruction *d)
     switch (d->mnemonic) {
     case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
     case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
-    case ZYDIS_MNEMONIC_VPSHUFBITQMB:
     case ZYDIS_MNEMONIC_VDBPSADBW:
     case ZYDIS_MNEMONIC_VCVTNE2PS2BF16: return false;
     default: break;
@@ -396,10 +393,11 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
     if (!s->mask_granule || s->memory_size % s->mask_granule)
         s->mask_granule = s->memory_size;
     s->mask_bits = (uint8_t)(count ? count : s->memory_size / s->mask_granule);
+    s->memory_whole = !suppresses_faults(d);
     if (d->meta.category == ZYDIS_CATEGORY_COMPRESS || d->meta.category == ZYDIS_CATEGORY_EXPAND)
         s->mask = SIMD_MASK_PACKED;
     else
-        s->mask = s->memory & SIMD_WRITES || suppresses_faults(d) ? SIMD_MASK_K : SIMD_MASK_DROPPED;
+        s->mask = s->memory & SIMD_WRITES || !s->memory_whole ? SIMD_MASK_K : SIMD_MASK_DROPPED;
     if (s->mask == SIMD_MASK_DROPPED)
         s->mask_reg = s->mask_granule = s->mask_bits = 0;
 }
@@ -553,7 +551,8 @@ static bool same_meaning(const struct simd_spec *s, const ZydisDecodedInstructio
             class = ZydisRegisterGetClass(a->reg.value);
             if (class == ZYDIS_REGCLASS_FLAGS || class == ZYDIS_REGCLASS_IP)
                 break; /* named by mode */
-            if (a->size != b->size)
+            /* Zydis gives RAX of VPCMPESTRI.W1 in 32-bit mode, where it is EAX, no size. */
+            if (a->size != b->size && !(a->size == 0 && b->size == 32))
                 return false;
             if (is_gpr(a->reg.value)
                     ? !is_gpr(b->reg.value) || gpr_number(b->reg.value) != host_gpr(s, a->reg.value)
@@ -584,6 +583,7 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
     ZydisDecodedInstruction again;
     ZydisDecodedOperand ops2[ZYDIS_MAX_OPERAND_COUNT];
     ZydisDecoder decoder;
+    uint64_t imm[2];
 
     for (unsigned i = 0; i < d->operand_count; i++) {
         if (ops[i].type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(ops[i].reg.value))
@@ -600,9 +600,18 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
         f.rm = GPR_RSI;
         word |= s->class == SIMD_GPR && s->memory_size == 2;
     }
+    for (unsigned i = 0; i < 2; i++)
+        imm[i] = d->raw.imm[i].value.u;
+    /* The highest bit of a register in an immediate (VBLENDVPS) counts in 64-bit mode only. */
+    if (d->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+        for (unsigned i = 0; i < d->operand_count; i++)
+            if (ops[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+                imm[0] &= 0x7f;
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     /* Where W chooses between 32 and 64-bit registers it means nothing outside 64-bit mode: try
-     * with and without. */
+     * without first, where a general register is named. */
+    if (d->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 && s->gprs)
+        f.w = false;
     for (int attempt = 0; attempt < 2; attempt++, f.w = !f.w) {
         unsigned n = put_opcode_prefixes(s->code, d, &f, word);
 
@@ -612,7 +621,7 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
                                      (f.rm & 7));
         for (unsigned i = 0; i < 2; i++)
             for (unsigned b = 0; b < d->raw.imm[i].size / 8u && n < sizeof(s->code); b++)
-                s->code[n++] = (uint8_t)(d->raw.imm[i].value.u >> 8 * b);
+                s->code[n++] = (uint8_t)(imm[i] >> 8 * b);
         s->code_length = (uint8_t)n;
         if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, s->code, n, &again, ops2)) &&
             same_meaning(s, d, ops, &again, ops2))
@@ -805,22 +814,26 @@ static uint64_t touched_bytes(const struct cpu *cpu, const struct simd_spec *s)
     }
 }
 
+/* Elements behind the first do not wrap at the address size: they meet the segment's limit. */
 static gva operand_linear(struct cpu *cpu, const struct insn *in, unsigned start, unsigned size,
                           enum mmu_access access)
 {
-    uint64_t offset = insn_offset(cpu, in) + start;
-
-    return segment_linear(cpu, in->segment, offset & size_mask(in->address_size), size, access);
+    return segment_linear(cpu, in->segment, insn_offset(cpu, in) + start, size, access);
 }
 
-static void check_alignment(struct cpu *cpu, const struct insn *in, unsigned align)
+/* #GP for operands that must be aligned; then #AC for vectors, which AMD processors check by their
+ * whole size while Intel's check nothing larger than 8 bytes. */
+static void check_alignment(struct cpu *cpu, const struct insn *in, const struct simd_spec *s)
 {
-    uint64_t base = cpu->seg[in->segment].base;
+    uint64_t linear = insn_offset(cpu, in);
 
-    if (cpu->code_size == 8 && in->segment != SEG_FS && in->segment != SEG_GS)
-        base = 0;
-    if ((base + insn_offset(cpu, in)) & (align - 1))
+    if (cpu->code_size != 8 || in->segment == SEG_FS || in->segment == SEG_GS)
+        linear += cpu->seg[in->segment].base;
+    if (s->align && linear & (s->align - 1))
         cpu_raise_error(cpu, EXC_GP, 0);
+    if (cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM && cpu->cpl == 3 && s->memory_size >= 16 &&
+        linear & (s->memory_size - 1) && !strcmp(cpu->model->vendor, "AuthenticAMD"))
+        cpu_raise_error(cpu, EXC_AC, 0);
 }
 
 /* The next run of set bits at or above *start; its length, 0: no more. */
@@ -876,6 +889,23 @@ static void memory_store(struct cpu *cpu, const struct insn *in, uint64_t bytes,
     }
 }
 
+/* The MM registers are the x87 registers by physical number; st[] counts from the top. */
+static unsigned mmx_slot(const struct cpu *cpu, unsigned mm)
+{
+    return (mm - (cpu->fx.fsw >> 11)) & 7;
+}
+
+static void mmx_transition(struct cpu *cpu)
+{
+    uint8_t st[8][16];
+
+    for (unsigned i = 0; i < 8; i++)
+        memcpy(st[i], cpu->fx.st[mmx_slot(cpu, i)], 16);
+    memcpy(cpu->fx.st, st, sizeof(st));
+    cpu->fx.fsw &= ~0x3800;
+    cpu->fx.ftw = 0xff;
+}
+
 /* ---- on the host ---------------------------------------------------------------------------- */
 
 enum { FX_COPIED = offsetof(struct fx_image, xmm) };
@@ -923,8 +953,8 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
     uint64_t bytes = 0;
 
     if (s->memory) {
-        if (s->align)
-            check_alignment(cpu, in, s->align);
+        if (s->align || cpu->rflags & RFLAGS_AC)
+            check_alignment(cpu, in, s);
         bytes = touched_bytes(cpu, s);
         if (s->memory & SIMD_READS && s->memory & SIMD_WRITES)
             memory_probe(cpu, in, bytes);
@@ -932,7 +962,7 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
         if (s->memory & SIMD_READS)
             memory_load(cpu, in, bytes, frame.memory);
         else if (s->mask || s->class == SIMD_X87)
-            memory_probe(cpu, in, bytes);
+            memory_probe(cpu, in, s->memory_whole ? low_bytes(s->memory_size) : bytes);
     }
     for (unsigned i = 0; i < s->gprs; i++)
         frame.gpr[i] = s->gpr[i].guest & REG_HIGH8 ? reg_read(cpu, s->gpr[i].guest, 1)
@@ -949,6 +979,8 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
     if (frame.fault.kind) {
         if (frame.fault.kind == SIMD_FAULT_FLOAT && s->use & SIMD_USES_MXCSR) {
             cpu->fx.mxcsr = frame.mxcsr;
+            if (s->use & SIMD_USES_FX) /* the switch to MMX comes before the conversion */
+                mmx_transition(cpu);
             cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
         }
         cpu_raise(cpu, EXC_UD);
@@ -1013,39 +1045,23 @@ static void run_vsib(struct cpu *cpu, const struct insn *in, const struct simd_s
         memset(data + n * size, 0, 64 - n * size);
 }
 
-/* The MM registers are the x87 registers by physical number; st[] counts from the top. */
-static unsigned mmx_slot(const struct cpu *cpu, unsigned mm)
-{
-    return (mm - (cpu->fx.fsw >> 11)) & 7;
-}
-
-static void mmx_transition(struct cpu *cpu)
-{
-    uint8_t st[8][16];
-
-    for (unsigned i = 0; i < 8; i++)
-        memcpy(st[i], cpu->fx.st[mmx_slot(cpu, i)], 16);
-    memcpy(cpu->fx.st, st, sizeof(st));
-    cpu->fx.fsw &= ~0x3800;
-    cpu->fx.ftw = 0xff;
-}
-
 static void run_maskmov(struct cpu *cpu, const struct insn *in, const struct simd_spec *s)
 {
     bool mmx = s->class == SIMD_MMX;
     const uint8_t *data = mmx ? cpu->fx.st[mmx_slot(cpu, s->reg[0])] : cpu->zmm[s->reg[0]];
     const uint8_t *mask = mmx ? cpu->fx.st[mmx_slot(cpu, s->reg[1])] : cpu->zmm[s->reg[1]];
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, base = cpu->gpr[GPR_RDI] & size_mask(in->address_size);
 
     for (unsigned i = 0; i < s->memory_size; i++)
         if (mask[i] & 0x80)
             bytes |= BIT(i);
+    /* The segment is checked even when no byte is selected. */
+    segment_linear(cpu, s->segment, base, s->memory_size, MMU_WRITE);
     for (int pass = 0; pass < 2; pass++) { /* probe everything before the first byte is stored */
         unsigned start = 0, length;
 
         for (; (length = next_run(bytes, &start)) != 0; start += length) {
-            uint64_t offset = (cpu->gpr[GPR_RDI] + start) & size_mask(in->address_size);
-            gva linear = segment_linear(cpu, s->segment, offset, length, MMU_WRITE);
+            gva linear = segment_linear(cpu, s->segment, base + start, length, MMU_WRITE);
 
             if (pass == 0)
                 mmu_probe(cpu, linear, length, cpu->mmu_mode, MMU_WRITE);
@@ -1114,6 +1130,8 @@ static void simd_run(struct cpu *cpu, const struct insn *in)
         if (!cpu_has(cpu, s->feature[i]))
             cpu_raise(cpu, EXC_UD);
     simd_check_class(cpu, s->class);
+    if (s->class == SIMD_SSE && s->use & SIMD_USES_FX)
+        simd_check_pending(cpu);
     switch ((enum simd_kind)s->kind) {
     case SIMD_HOST: run_host(cpu, in, stub, s); break;
     case SIMD_GATHER:

@@ -690,6 +690,13 @@ static void do_fninit(struct cpu *cpu, const struct insn *in)
     x87_init(cpu, false);
 }
 
+/* FNENI, FNDISI, FNSETPM: control instructions of the 8087 and 80287, no-operations since. They do
+ * not wait for exceptions. */
+static void do_fnop_8087(struct cpu *cpu, const struct insn *in)
+{
+    check_x87(cpu);
+}
+
 static void do_fnclex(struct cpu *cpu, const struct insn *in)
 {
     check_x87(cpu);
@@ -760,20 +767,39 @@ static void do_stmxcsr(struct cpu *cpu, const struct insn *in)
 }
 
 const struct insn_row insn_state[] = {
-    {ZYDIS_MNEMONIC_FXSAVE, do_fxsave},    {ZYDIS_MNEMONIC_FXSAVE64, do_fxsave},
-    {ZYDIS_MNEMONIC_FXRSTOR, do_fxrstor},  {ZYDIS_MNEMONIC_FXRSTOR64, do_fxrstor},
-    {ZYDIS_MNEMONIC_XSAVE, do_xsave},      {ZYDIS_MNEMONIC_XSAVE64, do_xsave},
-    {ZYDIS_MNEMONIC_XSAVEOPT, do_xsave},   {ZYDIS_MNEMONIC_XSAVEOPT64, do_xsave},
-    {ZYDIS_MNEMONIC_XSAVEC, do_xsave},     {ZYDIS_MNEMONIC_XSAVEC64, do_xsave},
-    {ZYDIS_MNEMONIC_XSAVES, do_xsave},     {ZYDIS_MNEMONIC_XSAVES64, do_xsave},
-    {ZYDIS_MNEMONIC_XRSTOR, do_xrstor},    {ZYDIS_MNEMONIC_XRSTOR64, do_xrstor},
-    {ZYDIS_MNEMONIC_XRSTORS, do_xrstor},   {ZYDIS_MNEMONIC_XRSTORS64, do_xrstor},
-    {ZYDIS_MNEMONIC_FNSTENV, do_fnstenv},  {ZYDIS_MNEMONIC_FLDENV, do_fldenv},
-    {ZYDIS_MNEMONIC_FNSAVE, do_fnsave},    {ZYDIS_MNEMONIC_FRSTOR, do_frstor},
-    {ZYDIS_MNEMONIC_FNINIT, do_fninit},    {ZYDIS_MNEMONIC_FNCLEX, do_fnclex},
-    {ZYDIS_MNEMONIC_FWAIT, do_fwait},      {ZYDIS_MNEMONIC_FNSTSW, do_fnstsw},
-    {ZYDIS_MNEMONIC_FNSTCW, do_fnstcw},    {ZYDIS_MNEMONIC_FLDCW, do_fldcw},
-    {ZYDIS_MNEMONIC_EMMS, do_emms},        {ZYDIS_MNEMONIC_LDMXCSR, do_ldmxcsr},
-    {ZYDIS_MNEMONIC_VLDMXCSR, do_ldmxcsr}, {ZYDIS_MNEMONIC_STMXCSR, do_stmxcsr},
-    {ZYDIS_MNEMONIC_VSTMXCSR, do_stmxcsr}, {ZYDIS_MNEMONIC_INVALID, NULL},
+    {ZYDIS_MNEMONIC_FXSAVE, do_fxsave},
+    {ZYDIS_MNEMONIC_FXSAVE64, do_fxsave},
+    {ZYDIS_MNEMONIC_FXRSTOR, do_fxrstor},
+    {ZYDIS_MNEMONIC_FXRSTOR64, do_fxrstor},
+    {ZYDIS_MNEMONIC_XSAVE, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVE64, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVEOPT, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVEOPT64, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVEC, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVEC64, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVES, do_xsave},
+    {ZYDIS_MNEMONIC_XSAVES64, do_xsave},
+    {ZYDIS_MNEMONIC_XRSTOR, do_xrstor},
+    {ZYDIS_MNEMONIC_XRSTOR64, do_xrstor},
+    {ZYDIS_MNEMONIC_XRSTORS, do_xrstor},
+    {ZYDIS_MNEMONIC_XRSTORS64, do_xrstor},
+    {ZYDIS_MNEMONIC_FNSTENV, do_fnstenv},
+    {ZYDIS_MNEMONIC_FLDENV, do_fldenv},
+    {ZYDIS_MNEMONIC_FNSAVE, do_fnsave},
+    {ZYDIS_MNEMONIC_FRSTOR, do_frstor},
+    {ZYDIS_MNEMONIC_FENI8087_NOP, do_fnop_8087},
+    {ZYDIS_MNEMONIC_FDISI8087_NOP, do_fnop_8087},
+    {ZYDIS_MNEMONIC_FSETPM287_NOP, do_fnop_8087},
+    {ZYDIS_MNEMONIC_FNINIT, do_fninit},
+    {ZYDIS_MNEMONIC_FNCLEX, do_fnclex},
+    {ZYDIS_MNEMONIC_FWAIT, do_fwait},
+    {ZYDIS_MNEMONIC_FNSTSW, do_fnstsw},
+    {ZYDIS_MNEMONIC_FNSTCW, do_fnstcw},
+    {ZYDIS_MNEMONIC_FLDCW, do_fldcw},
+    {ZYDIS_MNEMONIC_EMMS, do_emms},
+    {ZYDIS_MNEMONIC_LDMXCSR, do_ldmxcsr},
+    {ZYDIS_MNEMONIC_VLDMXCSR, do_ldmxcsr},
+    {ZYDIS_MNEMONIC_STMXCSR, do_stmxcsr},
+    {ZYDIS_MNEMONIC_VSTMXCSR, do_stmxcsr},
+    {ZYDIS_MNEMONIC_INVALID, NULL},
 };

@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <strings.h>
 
+enum { PROBES = 12 }; /* at most BATCH */
+
 enum encoding { LEGACY, VEX, EVEX };
 enum class {
     CLASS_INTEGER,
@@ -39,6 +41,7 @@ struct template
 
 struct mnemonic_list {
     uint16_t mnemonic;
+    bool foreign;          /* the host has it not: always #UD */
     uint32_t first, count; /* in templates */
 };
 
@@ -52,6 +55,7 @@ struct generator {
     unsigned listed[CLASSES];
     bool has[ZYDIS_MNEMONIC_MAX_VALUE + 1];
     bool filtered;
+    const struct mnemonic_list *only; /* while probing */
 };
 
 const struct ldt_entry oracle_ldt[ORACLE_LDT_SIZE] = {
@@ -356,6 +360,36 @@ struct generator *generator_new(unsigned mode, const struct generator_options *o
     }
     free(all);
     return g;
+}
+
+/*
+ * What the host always answers with #UD is of little interest; find out by trying. Only how often
+ * it is chosen depends on this.
+ */
+int generator_probe(struct generator *g, struct error *err)
+{
+    struct test_case *c = native_cases();
+
+    for (unsigned class = 0; class < CLASSES; class ++)
+        for (unsigned i = 0; i < g->listed[class]; i++) {
+            struct mnemonic_list *l = &g->list[class][i];
+            unsigned alien = 0;
+            int r;
+
+            g->only = l;
+            for (unsigned n = 0; n < PROBES; n++)
+                generator_make(g, n, &c[n]);
+            g->only = NULL;
+            r = native_run(PROBES, err);
+            if (r < 0)
+                return r;
+            for (unsigned n = 0; n < PROBES; n++)
+                alien += c[n].insns == 0 || native_outcomes()[n].status != RAN ||
+                         (native_outcomes()[n].vector == EXC_UD &&
+                          native_outcomes()[n].out.rip == c[n].in.rip);
+            l->foreign = alien == PROBES;
+        }
+    return 0;
 }
 
 void generator_free(struct generator *g)
@@ -748,9 +782,12 @@ static unsigned put_template(struct maker *m, const struct template *t, uint8_t 
 static const struct template *pick_template(struct maker *m)
 {
     struct generator *g = m->g;
+    unsigned tries = 0;
     unsigned roll = rng_below(m->r, 100), class = 0;
     const struct mnemonic_list *l;
 
+    if (g->only)
+        return &g->templates[g->only->first + rng_below(m->r, g->only->count)];
     while (class < CLASSES && roll >= class_percent[class])
         roll -= class_percent[class ++];
     if (class == CLASSES) {
@@ -760,7 +797,9 @@ static const struct template *pick_template(struct maker *m)
     }
     while (!g->listed[class]) /* some class has something: the generator exists */
         class = (class + 1) % CLASSES;
-    l = &g->list[class][rng_below(m->r, g->listed[class])];
+    do
+        l = &g->list[class][rng_below(m->r, g->listed[class])];
+    while (l->foreign && !rng_percent(m->r, 5) && ++tries < 20);
     return &g->templates[l->first + rng_below(m->r, l->count)];
 }
 
@@ -956,7 +995,7 @@ static void note_writes(struct maker *m, const ZydisDecodedInstruction *in,
 
 struct branch {
     uint8_t at, size, insn, selector_at; /* where the displacement stands in the code */
-    bool far;
+    bool far, call;
 };
 
 /* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
@@ -1046,7 +1085,8 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
                                   .size = in.raw.imm[0].size / 8,
                                   .insn = (uint8_t)c->insns,
                                   .selector_at = (uint8_t)(c->length + in.raw.imm[1].offset),
-                                  .far = true};
+                                  .far = true,
+                                  .call = in.meta.category == ZYDIS_CATEGORY_CALL};
     memcpy(c->code + c->length, b, in.length);
     c->length += in.length;
     m->ended = must_end(&in);
@@ -1066,11 +1106,18 @@ static void set_branch(struct maker *m, const struct branch *b)
     if (!b->size)
         return;
     if (b->far) {
-        uint16_t sel = rng_percent(m->r, 80) ? selectors[rng_below(m->r, 5)]
-                                             : (uint16_t)rng_next(m->r);
+        /* A 16-bit offset reaches the code only through the segment based at the arena. A call
+         * into 64-bit mode that faults on the stack never ends: Linux takes addresses above 4 GiB
+         * in compatibility mode for an erratum and tries again. */
+        uint16_t sel = b->size == 2 ? SEL_CODE16_ARENA : selectors[rng_below(m->r, 5)];
 
+        if (sel == SEL_CODE64 && (b->call || selector_is_16(c->in.sel[SEG_SS])))
+            sel = SEL_CODE32;
+        target += CODE_BASE + c->code_offset - (sel == SEL_CODE16_ARENA ? ARENA : 0);
+        if (rng_percent(m->r, 20))
+            sel = (uint16_t)(rng_next(m->r) | 8); /* not one of the code segments, mostly */
         store_le(c->code + b->selector_at, sel, 2);
-        store_le(c->code + b->at, c->in.rip + target, b->size);
+        store_le(c->code + b->at, target, b->size);
         return;
     }
     if (kind < 8) /* anywhere behind */

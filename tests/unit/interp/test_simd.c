@@ -523,6 +523,10 @@ static void masked_elements_do_not_fault(void **state)
     assert_int_equal(EXECUTE(vm, 0x62, 0xf2, 0x7d, 0x49, 0x8b, 0x0b), NO_FAULT);
     cpu->k[1] = 0xf001;
     assert_int_equal(EXECUTE(vm, 0x62, 0xf2, 0x7d, 0x49, 0x8b, 0x0b), EXC_PF);
+    /* VEXTRACTF32X4 is of type E6NF: it faults on elements that it leaves alone. */
+    cpu->gpr[GPR_RBX] = HOLE - 8;
+    cpu->k[1] = 1;
+    assert_int_equal(EXECUTE(vm, 0x62, 0xf3, 0x7d, 0x49, 0x19, 0x0b, 0), EXC_PF);
     /* A broadcast element is not touched when no result wants it. */
     cpu->gpr[GPR_RBX] = HOLE;
     cpu->k[1] = 0xffff0000;
@@ -617,6 +621,9 @@ static void x87_exceptions_wait(void **state)
     assert_int_equal(cpu->fx.fsw & 0x8084, 0x8084);
     assert_int_equal(EXECUTE(vm, 0xd9, 0xe8), EXC_MF);
     assert_int_equal(EXECUTE(vm, 0x9b), EXC_MF);
+    assert_int_equal(EXECUTE(vm, 0xdb, 0xe0), NO_FAULT);       /* fneni does not wait */
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x2a, 0xca), EXC_MF);   /* cvtpi2ps xmm1, mm2 */
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x2a, 0x0b), NO_FAULT); /* from memory: no x87 in it */
     assert_int_equal(EXECUTE(vm, 0x0f, 0xfc, 0xca), EXC_MF);   /* paddb: MMX waits too */
     assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0xca), NO_FAULT); /* addps does not */
     assert_int_equal(EXECUTE(vm, 0xdf, 0xe0), NO_FAULT);       /* fnstsw ax */
@@ -688,6 +695,13 @@ static void runs_in_other_modes(void **state)
     assert_int_equal(cpu->zmm[8][16], 0x5a);
     cpu->gpr[GPR_RAX] = 0x1ff;
     assert_int_equal(EXECUTE(vm, 0xf2, 0x0f, 0x38, 0xf0, 0xcc), NO_FAULT); /* crc32 ecx, ah */
+    /* Nor has the highest bit of a register in an immediate a meaning: 0xdc is xmm5. */
+    assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0x79, 0x4c, 0xfa, 0xdc), NO_FAULT); /* vpblendvb */
+    cpu->gpr[GPR_RAX] = cpu->gpr[GPR_RDX] = 0xffffffff00000002; /* lengths are EAX, EDX */
+    memcpy(cpu->zmm[3], "ab", 2);
+    memcpy(cpu->zmm[6], "ba", 2);
+    assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0xf9, 0x61, 0xde, 0x0c), NO_FAULT); /* vpcmpestri */
+    assert_int_equal(cpu->gpr[GPR_RCX], 16);
     cpu->seg[SEG_DS].limit = DATA + 7;
     assert_int_equal(EXECUTE(vm, 0x0f, 0x10, 0x0b), EXC_GP); /* movups over the limit */
     assert_int_equal(EXECUTE(vm, 0xdd, 0x03), NO_FAULT);     /* fldl fits */
