@@ -102,6 +102,21 @@ static void enter_mode(struct cpu *cpu, unsigned mode, unsigned cpl)
     cpu_state_changed(cpu);
 }
 
+/* Every vector leads back into the code, somewhere; some gates are nonsense. */
+static void gates(struct world *w, unsigned mode, const uint8_t *data)
+{
+    for (unsigned v = 0; v < 64; v++) {
+        uint64_t to = CODE + data[v % 32] * 4u;
+        uint64_t kind = v % 8 == 7 ? data[v % 32] : mode == 2 ? 0x86 : 0x8e;
+        uint64_t code = mode == 4 || mode == 5 ? 0x08 : mode == 2 ? 0x20 : 0x18;
+
+        if (mode == 0)
+            memcpy(w->ram->host + v * 4, &(uint32_t){(uint32_t)to}, 4);
+        else
+            put64(w, IDT + v * (mode >= 4 ? 16 : 8), to | code << 16 | (kind | 0x60) << 40);
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct world *w;
@@ -125,8 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                    (data[26] & 2 ? RFLAGS_AC : 0);
     if (data[26] & 4)
         cpu->dr[7] = (uint64_t)data[27] | (uint64_t)data[28] << 16;
-    /* An IDT of which some gates work. */
-    memcpy(w->ram->host + IDT, data, MIN(size, (size_t)0x400));
+    gates(w, mode, data);
     data += 32;
     size -= 32;
     memcpy(w->ram->host + CODE, data, MIN(size, (size_t)0x4000));

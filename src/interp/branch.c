@@ -7,7 +7,7 @@
  */
 #include "interp/handlers.h"
 
-/* The condition in the low four bits of the opcode: 70-7F, 0F 80-8F, 0F 90-9F, 0F 40-4F. */
+/* As the low four bits of opcodes 70-7F, 0F 80-8F, 0F 90-9F, 0F 40-4F have it: insn->form. */
 static always_inline bool condition(const struct cpu *cpu, unsigned code)
 {
     uint64_t f = cpu->rflags;
@@ -29,18 +29,18 @@ static always_inline bool condition(const struct cpu *cpu, unsigned code)
 
 static always_inline void jump_relative(struct cpu *cpu, const struct insn *in)
 {
-    branch_to(cpu, in, cpu->next_rip + in->imm);
+    jump(cpu, in, cpu->next_rip + in->imm);
 }
 
 static void do_jcc(struct cpu *cpu, const struct insn *in)
 {
-    if (condition(cpu, in->opcode))
+    if (condition(cpu, in->form))
         jump_relative(cpu, in);
 }
 
 static void do_setcc(struct cpu *cpu, const struct insn *in)
 {
-    op_write(cpu, in, 0, condition(cpu, in->opcode), 1);
+    op_write(cpu, in, 0, condition(cpu, in->form), 1);
 }
 
 /* The source is read, and may fault, and a 32-bit destination is extended, either way. */
@@ -49,31 +49,48 @@ static void do_cmovcc(struct cpu *cpu, const struct insn *in)
     unsigned size = in->op[0].size;
     uint64_t v = operand_read(cpu, in, 1);
 
-    if (!condition(cpu, in->opcode))
+    if (!condition(cpu, in->form))
         v = reg_read(cpu, in->op[0].reg, size);
     reg_write(cpu, in->op[0].reg, v, size);
 }
 
+static always_inline void jump_operand(struct cpu *cpu, const struct insn *in)
+{
+    if (likely(in->op[0].kind == OPERAND_IMM))
+        jump_relative(cpu, in);
+    else if (likely(in->op[0].size == 8))
+        jump(cpu, in, op_read(cpu, in, 0, 8));
+    else
+        jump(cpu, in, operand_read(cpu, in, 0));
+}
+
 static void do_jmp(struct cpu *cpu, const struct insn *in)
 {
-    if (in->op[0].kind == OPERAND_IMM)
-        jump_relative(cpu, in);
-    else
-        branch_to(cpu, in, operand_read(cpu, in, 0));
+    jump_operand(cpu, in);
 }
 
 static void do_call(struct cpu *cpu, const struct insn *in)
 {
     uint64_t back = cpu->next_rip;
 
-    do_jmp(cpu, in);
-    stack_push(cpu, back, in->stack_size);
+    jump_operand(cpu, in);
+    if (likely(in->stack_size == 8))
+        push(cpu, back, 8);
+    else
+        stack_push(cpu, back, in->stack_size);
 }
 
 static void do_ret(struct cpu *cpu, const struct insn *in)
 {
-    branch_to(cpu, in, stack_load(cpu, 0, in->stack_size));
-    stack_move(cpu, in->stack_size + (in->op[0].kind == OPERAND_IMM ? in->imm & 0xffff : 0));
+    uint64_t extra = in->op[0].kind == OPERAND_IMM ? in->imm & 0xffff : 0;
+
+    if (likely(in->stack_size == 8)) {
+        jump(cpu, in, top_of_stack(cpu, 8));
+        drop(cpu, 8 + extra);
+    } else {
+        jump(cpu, in, stack_load(cpu, 0, in->stack_size));
+        drop(cpu, in->stack_size + extra);
+    }
 }
 
 /* LOOP, LOOPE, LOOPNE: the counter is as wide as addresses are. */

@@ -17,15 +17,9 @@
 
 enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS, SLOT_REAL = 16 };
 
-/* One entry of the decode cache; mode 0: empty. */
-struct insn_slot {
-    struct insn insn;
-    uint8_t mode; /* code size; with SLOT_REAL in real and virtual-8086 mode */
-} __attribute__((aligned(128)));
-
 struct interp {
-    struct tlb *data;        /* what fast data accesses look into */
-    struct insn_slot *slots; /* SLOT_COUNT, by slot_index() */
+    struct tlb *data;   /* what fast data accesses look into */
+    struct insn *slots; /* SLOT_COUNT: the decode cache */
 
     /* The page code is fetched from: valid while `span` is not 0. Bytes [0, span) of it lie within
      * CS's limit; an instruction may be taken from `offset` by the fast way if offset + 16 <= span.
@@ -33,13 +27,14 @@ struct interp {
     gva page;
     const uint8_t *host;
     uint32_t span;
-    uint8_t mode;      /* of slots that match now */
+    uint8_t mode;      /* of slots that match now: code size, and SLOT_REAL in real and vm86 mode */
     uint64_t cs_base;  /* 0 in 64-bit mode */
     uint64_t rip_mask; /* of RIP and of linear addresses of code */
     uint32_t watch;    /* the events that matter now */
 
-    uint64_t executed;
-    uint64_t budget; /* instructions left in this run */
+    uint64_t executed; /* before this run */
+    uint64_t events;   /* delivered in this run */
+    uint64_t budget;   /* instructions left in this run */
 };
 
 extern struct tlb interp_no_tlb;
@@ -230,9 +225,11 @@ static always_inline uint8_t *modify_pointer(struct cpu *cpu, const struct insn 
                         MMU_WRITE);
 }
 
+/* ---- stack and branches ------------------------------------------------------------------- */
+
 static always_inline unsigned stack_width(const struct cpu *cpu)
 {
-    return cpu->code_size == 8 ? 8 : cpu->seg[SEG_SS].attr & ATTR_DB ? 4 : 2;
+    return likely(cpu->code_size == 8) ? 8 : cpu->seg[SEG_SS].attr & ATTR_DB ? 4 : 2;
 }
 
 static always_inline uint64_t stack_cut(const struct cpu *cpu, uint64_t offset)
@@ -240,6 +237,33 @@ static always_inline uint64_t stack_cut(const struct cpu *cpu, uint64_t offset)
     unsigned width = stack_width(cpu);
 
     return width == 8 ? offset : width == 4 ? (uint32_t)offset : (uint16_t)offset;
+}
+
+static always_inline void push(struct cpu *cpu, uint64_t value, unsigned size)
+{
+    uint64_t top = stack_cut(cpu, cpu->gpr[GPR_RSP] - size);
+
+    store(cpu, SEG_SS, top, value, size);
+    reg_set(cpu, GPR_RSP, top, stack_width(cpu));
+}
+
+static always_inline uint64_t top_of_stack(struct cpu *cpu, unsigned size)
+{
+    return load(cpu, SEG_SS, stack_cut(cpu, cpu->gpr[GPR_RSP]), size);
+}
+
+static always_inline void drop(struct cpu *cpu, uint64_t bytes)
+{
+    reg_set(cpu, GPR_RSP, cpu->gpr[GPR_RSP] + bytes, stack_width(cpu));
+}
+
+/* branch_to() for the ordinary case. */
+static always_inline void jump(struct cpu *cpu, const struct insn *in, uint64_t target)
+{
+    if (likely(cpu->code_size == 8) && likely((uint64_t)sign_extend(target, 48) == target))
+        cpu->next_rip = target;
+    else
+        branch_to(cpu, in, target);
 }
 
 #endif

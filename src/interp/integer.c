@@ -806,29 +806,28 @@ static void do_xlat(struct cpu *cpu, const struct insn *in)
 
 /* ---- stack -------------------------------------------------------------------------------- */
 
-static always_inline void push_sized(struct cpu *cpu, uint64_t value, unsigned size)
-{
-    uint64_t top = stack_cut(cpu, cpu->gpr[GPR_RSP] - size);
-
-    store(cpu, SEG_SS, top, value, size);
-    reg_set(cpu, GPR_RSP, top, stack_width(cpu));
-}
-
 static void do_push(struct cpu *cpu, const struct insn *in)
 {
     if (likely(in->stack_size == 8))
-        push_sized(cpu, in->op[0].kind == OPERAND_IMM ? in->imm : op_read(cpu, in, 0, 8), 8);
+        push(cpu, in->op[0].kind == OPERAND_IMM ? in->imm : op_read(cpu, in, 0, 8), 8);
     else if (in->stack_size == 4)
-        push_sized(cpu, op_read(cpu, in, 0, 4), 4);
+        push(cpu, op_read(cpu, in, 0, 4), 4);
     else
-        push_sized(cpu, op_read(cpu, in, 0, 2), 2);
+        push(cpu, op_read(cpu, in, 0, 2), 2);
 }
 
 static void do_pop(struct cpu *cpu, const struct insn *in)
 {
     unsigned size = in->stack_size;
-    uint64_t value = stack_load(cpu, 0, size);
+    uint64_t value;
 
+    if (likely(size == 8 && in->op[0].kind == OPERAND_GPR)) {
+        value = top_of_stack(cpu, 8);
+        drop(cpu, 8);
+        cpu->gpr[in->op[0].reg] = value;
+        return;
+    }
+    value = stack_load(cpu, 0, size);
     if (in->op[0].kind == OPERAND_MEM) {
         /* An address relative to RSP counts from after the pop. */
         uint64_t offset = address_of(cpu, in);

@@ -52,7 +52,7 @@ void interp_attach(struct cpu *cpu)
         return;
     cpu->interp = xcalloc(1, sizeof *cpu->interp);
     /* Untouched slots cost nothing, and zero means empty. */
-    slots = mmap(NULL, SLOT_COUNT * sizeof(struct insn_slot), PROT_READ | PROT_WRITE,
+    slots = mmap(NULL, SLOT_COUNT * sizeof(struct insn), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slots == MAP_FAILED) {
         fprintf(stderr, "hospes: no memory for the decode cache: %s\n", strerror(errno));
@@ -65,7 +65,7 @@ void interp_attach(struct cpu *cpu)
 void interp_detach(struct cpu *cpu)
 {
     if (cpu->interp) {
-        munmap(cpu->interp->slots, SLOT_COUNT * sizeof(struct insn_slot));
+        munmap(cpu->interp->slots, SLOT_COUNT * sizeof(struct insn));
         free(cpu->interp);
         cpu->interp = NULL;
     }
@@ -80,9 +80,9 @@ uint64_t interp_count(const struct cpu *cpu)
 
 /* ---- fetching ----------------------------------------------------------------------------- */
 
-static always_inline struct insn_slot *slot_of(struct interp *it, gva linear)
+static always_inline struct insn *slot_of(struct insn *slots, gva linear)
 {
-    return &it->slots[(linear ^ linear >> SLOT_BITS) & (SLOT_COUNT - 1)];
+    return &slots[(linear ^ linear >> SLOT_BITS) & (SLOT_COUNT - 1)];
 }
 
 /* Take over what the CPU's mode says about fetching; the page is looked up when needed. */
@@ -153,7 +153,7 @@ static const struct insn *fetch_slow(struct cpu *cpu)
 {
     struct interp *it = cpu->interp;
     gva linear = (it->cs_base + cpu->rip) & it->rip_mask;
-    struct insn_slot *slot = slot_of(it, linear);
+    struct insn *slot = slot_of(it->slots, linear);
     unsigned in_page = 0x1000 - (unsigned)(linear & 0xfff), in_segment = INSN_MAX_LENGTH, have;
     uint8_t bytes[16] = {0};
     enum decode_result result;
@@ -170,18 +170,18 @@ static const struct insn *fetch_slow(struct cpu *cpu)
     have = MIN(in_page, in_segment);
     fetch_bytes(cpu, linear, bytes, have);
     fetch_page(cpu, linear);
-    if (slot->mode == it->mode && slot->insn.length <= have &&
-        memcmp(slot->insn.bytes, bytes, slot->insn.length) == 0)
-        return &slot->insn;
+    if (slot->mode == it->mode && slot->length <= have &&
+        memcmp(slot->bytes, bytes, slot->length) == 0)
+        return slot;
     slot->mode = 0;
-    result = insn_decode(bytes, have, cpu->code_size, &slot->insn);
+    result = insn_decode(bytes, have, cpu->code_size, slot);
     if (result == DECODE_MORE && have < in_segment) {
         gva next = (linear + have) & it->rip_mask;
 
         if (cpu->code_size == 8)
             segment_linear(cpu, SEG_CS, next, 1, MMU_FETCH);
         fetch_bytes(cpu, next, bytes + have, in_segment - have);
-        result = insn_decode(bytes, in_segment, cpu->code_size, &slot->insn);
+        result = insn_decode(bytes, in_segment, cpu->code_size, slot);
     }
     switch (result) {
     case DECODE_OK: break;
@@ -189,61 +189,89 @@ static const struct insn *fetch_slow(struct cpu *cpu)
     case DECODE_MORE:
     case DECODE_TOO_LONG: cpu_raise_error(cpu, EXC_GP, 0);
     }
-    insn_bind(cpu, &slot->insn, (it->mode & SLOT_REAL) != 0);
+    insn_bind(cpu, slot, (it->mode & SLOT_REAL) != 0);
     slot->mode = it->mode;
-    return &slot->insn;
+    return slot;
 }
 
 /* Do the first `length` of 16 bytes at p equal the slot's? */
 static always_inline bool bytes_match(const struct insn *in, const uint8_t *p)
 {
-    uint64_t low = *(const volatile mmu_u64 *)p ^ *(const mmu_u64 *)in->bytes;
+    const uint8_t *mine = (const uint8_t *)in + offsetof(struct insn, bytes);
+    uint64_t low = *(const volatile mmu_u64 *)p ^ *(const mmu_u64 *)mine;
     unsigned length = in->length;
 
     if (likely(length <= 8))
         return low << (64 - 8 * length) == 0;
-    return low == 0 && (*(const volatile mmu_u64 *)(p + 8) ^ *(const mmu_u64 *)(in->bytes + 8))
+    return low == 0 && (*(const volatile mmu_u64 *)(p + 8) ^ *(const mmu_u64 *)(mine + 8))
                                << (128 - 8 * length) ==
                            0;
 }
 
-static always_inline const struct insn *fetch(struct cpu *cpu)
+static const struct insn *fetch(struct cpu *cpu)
 {
     struct interp *it = cpu->interp;
     gva linear = (it->cs_base + cpu->rip) & it->rip_mask;
     uint64_t offset = linear - it->page;
-    struct insn_slot *slot = slot_of(it, linear);
+    struct insn *slot = slot_of(it->slots, linear);
 
-    if (likely(offset + 16 <= it->span) && likely(slot->mode == it->mode) &&
-        likely(bytes_match(&slot->insn, it->host + offset)))
-        return &slot->insn;
+    if (offset + 16 <= it->span && slot->mode == it->mode && bytes_match(slot, it->host + offset))
+        return slot;
     return fetch_slow(cpu);
 }
 
 /* ---- executing ---------------------------------------------------------------------------- */
 
-/* Returns whether the run loop must look at everything anew. */
-static always_inline bool execute(struct cpu *cpu)
+static always_inline void execute(struct cpu *cpu, const struct insn *in, uint64_t rip_mask)
 {
-    struct interp *it = cpu->interp;
-    const struct insn *in = fetch(cpu);
-
-    cpu->next_rip = (cpu->rip + in->length) & it->rip_mask;
+    cpu->next_rip = (cpu->rip + in->length) & rip_mask;
     in->run(cpu, in);
     cpu->rip = cpu->next_rip;
-    it->executed++;
-    it->budget--;
-    return (in->flags & INSN_BOUNDARY) != 0;
 }
 
+/*
+ * The inner loop. What fetch_setup() found is kept in registers; only fetch_slow() changes some of
+ * it. The budget lives in memory, for an exception leaves by longjmp.
+ */
 static void execute_many(struct cpu *cpu)
 {
-    struct interp *it = cpu->interp;
+    struct interp *const it = cpu->interp;
+    struct insn *const slots = it->slots;
+    const uint64_t cs_base = it->cs_base, rip_mask = it->rip_mask;
+    const uint32_t watch = it->watch;
+    const uint8_t mode = it->mode;
+    const uint8_t *host = it->host;
+    gva page = it->page;
+    uint64_t span = it->span;
+    const struct insn *in;
 
     do {
-        if (unlikely(atomic_load_explicit(&cpu->events, memory_order_relaxed) & it->watch))
+        gva linear = (cs_base + cpu->rip) & rip_mask;
+        uint64_t offset = linear - page;
+        struct insn *slot = slot_of(slots, linear);
+
+        if (unlikely(atomic_load_explicit(&cpu->events, memory_order_relaxed) & watch))
             return;
-    } while (!execute(cpu) && likely(it->budget));
+        if (likely(offset + 16 <= span) && likely(slot->mode == mode) &&
+            likely(bytes_match(slot, host + offset))) {
+            in = slot;
+        } else {
+            in = fetch_slow(cpu);
+            host = it->host;
+            page = it->page;
+            span = it->span;
+        }
+        /* Code goes straight on more often than not; its slots are a cache line each. */
+        __builtin_prefetch(slot_of(slots, linear + in->length));
+        execute(cpu, in, rip_mask);
+    } while (likely(--it->budget) && likely(!(in->flags & INSN_BOUNDARY)));
+}
+
+/* An event takes the place of an instruction in the budget, but is none. */
+static void count_event(struct interp *it)
+{
+    it->budget--;
+    it->events++;
 }
 
 /* One instruction with everything around it that execute_many() need not think of. */
@@ -255,7 +283,7 @@ static void execute_careful(struct cpu *cpu)
     uint64_t bits;
 
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
-        it->budget--;
+        count_event(it);
         cpu->rflags |= RFLAGS_RF; /* a fault: IRET shall go on behind it */
         debug_exception(cpu, bits);
         return;
@@ -263,10 +291,7 @@ static void execute_careful(struct cpu *cpu)
     in = fetch(cpu);
     cpu->rflags &= ~(uint64_t)RFLAGS_RF;
     cpu->sti_shadow = cpu->movss_shadow = false;
-    cpu->next_rip = (cpu->rip + in->length) & it->rip_mask;
-    in->run(cpu, in);
-    cpu->rip = cpu->next_rip;
-    it->executed++;
+    execute(cpu, in, it->rip_mask);
     it->budget--;
     if (stepping && !(in->flags & INSN_INT) && !cpu->movss_shadow)
         cpu->dr6_pending |= DR6_BS;
@@ -277,7 +302,7 @@ static void execute_careful(struct cpu *cpu)
 static void deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind, bool has_error,
                     uint32_t error)
 {
-    cpu->interp->budget--;
+    count_event(cpu->interp);
     interrupt_deliver(cpu, vector, kind, has_error, error);
 }
 
@@ -288,7 +313,7 @@ static bool take_event(struct cpu *cpu, uint32_t events)
 
     if ((events & CPU_EVENT_SMI) && !cpu->in_smm) {
         cpu_retract(cpu, CPU_EVENT_SMI);
-        cpu->interp->budget--;
+        count_event(cpu->interp);
         smm_enter(cpu);
         return true;
     }
@@ -296,7 +321,7 @@ static bool take_event(struct cpu *cpu, uint32_t events)
         uint64_t bits = cpu->dr6_pending;
 
         cpu->dr6_pending = 0;
-        cpu->interp->budget--;
+        count_event(cpu->interp);
         debug_exception(cpu, bits);
         return true;
     }
@@ -345,7 +370,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
     /* Registers do not survive the way back from an exception: `cpu` and `it` are read again from
      * where setjmp leaves them, unchanged since. */
     if (_setjmp(here)) {
-        it->budget--;
+        count_event(it);
         interrupt_deliver(cpu, cpu->raise_vector, INTERRUPT_EXCEPTION, cpu->raise_has_error,
                           cpu->raise_error);
     }
@@ -385,10 +410,12 @@ static enum interp_result interp_loop(struct cpu *cpu)
         } else {
             it->watch = watched_events(cpu);
             /* An interrupt that turned out spurious must not stop us forever. */
-            if (events & it->watch)
-                execute(cpu);
-            else
+            if (events & it->watch) {
+                execute(cpu, fetch(cpu), it->rip_mask);
+                it->budget--;
+            } else {
                 execute_many(cpu);
+            }
         }
     }
 }
@@ -404,7 +431,9 @@ static enum interp_result run(struct cpu *cpu, uint64_t count)
         (cpu_has_work(cpu) || (cpu->monitor_armed && (cpu->events & CPU_EVENT_WAKE))))
         cpu->activity = CPU_RUNNING;
     cpu->interp->budget = count;
+    cpu->interp->events = 0;
     result = interp_loop(cpu);
+    cpu->interp->executed += count - cpu->interp->budget - cpu->interp->events;
     cpu->unwind = outer;
     return result;
 }

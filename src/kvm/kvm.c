@@ -11,6 +11,7 @@
 #include "kvm/internal.h"
 
 #include "base/log.h"
+#include "interp/exceptions.h"
 #include "interp/interp.h"
 #include "memory/ram.h"
 
@@ -188,6 +189,8 @@ static int create_all(struct kvm_machine *m, struct error *err)
     if (size < (int)sizeof(struct kvm_run))
         return error_set(err, EIO, "KVM's page of a processor has %d bytes", size);
     m->run_size = (size_t)size;
+    ioctl(m->vm, KVM_ENABLE_CAP, /* or else user code gets #UD without our being asked */
+          &(struct kvm_enable_cap){.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {1}});
     if (m->has_user_msr)
         r = divert_msrs(m, err);
     for (unsigned i = 0; i < e->cpu_count && !r; i++)
@@ -429,6 +432,22 @@ static void tell_once(struct cpu *cpu, const char *what, uint64_t detail)
     kc->told = true;
 }
 
+/*
+ * The instruction at RIP is one KVM's emulator does not know (or cannot fetch). Where it cannot be
+ * told not to, KVM has queued #UD for it already.
+ */
+static int emulate(struct cpu *cpu, struct error *err)
+{
+    enum interp_result result;
+    int r = bring_up_to_date(cpu, err);
+
+    if (r)
+        return r;
+    if (cpu->pending_vector == EXC_UD && cpu->pending_kind == INTERRUPT_EXCEPTION)
+        cpu->pending_vector = -1;
+    return interpret(cpu, 1, &result, err);
+}
+
 /* One entry. Returns true when run() should return *out. */
 static bool enter(struct cpu *cpu, enum engine_exit *out, struct error *err)
 {
@@ -469,6 +488,8 @@ static bool enter(struct cpu *cpu, enum engine_exit *out, struct error *err)
         return true;
     case KVM_EXIT_INTERNAL_ERROR:
         tell_once(cpu, "KVM cannot emulate an instruction", run->internal.suberror);
+        if (run->internal.suberror == KVM_INTERNAL_ERROR_EMULATION)
+            return emulate(cpu, err) != 0;
         break;
     case KVM_EXIT_FAIL_ENTRY:
         tell_once(cpu, "the processor refuses the guest's state",

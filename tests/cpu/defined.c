@@ -77,6 +77,28 @@ static uint64_t segment_base_of(const struct cpu *cpu, ZydisRegister reg)
     return cpu->seg[id].base;
 }
 
+/* Where an instruction pushes several things, of which a fault may come after some. */
+static struct ignored_range stack_below(const struct cpu *cpu)
+{
+    enum { DEPTH = 256 };
+    bool is_16 = cpu->code_size != 8 && !(cpu->seg[SEG_SS].attr & ATTR_DB);
+
+    return (struct ignored_range){(cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) +
+                                      (is_16 ? (uint16_t)cpu->gpr[GPR_RSP] : cpu->gpr[GPR_RSP]) -
+                                      DEPTH,
+                                  DEPTH};
+}
+
+/* Wholly: neither read-only, nor so small that a limit could be met. */
+static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
+{
+    ZyanI8 id = ZydisRegisterGetId(reg);
+
+    return cpu->code_size == 8 ||
+           (id >= 0 && id < SEG_COUNT && cpu->seg[id].limit >= 0xffff &&
+            (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE);
+}
+
 static uint64_t register_value(const struct cpu *cpu, ZydisRegister reg, uint64_t next)
 {
     ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
@@ -163,20 +185,28 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
         break;
     }
     case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4); /* MXCSR_MASK: of the model, not the host */
+        break;
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
         ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4);
         ignore(d, at + 512, 1);
         break;
     case ZYDIS_MNEMONIC_XSAVEC:
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
-    default: d->fault_range.size = 0; return; /* loads */
+    default:
+        d->fault_range.size = 0;
+        d->fault_give_up = "a state image loaded in part";
+        return;
     }
     if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
-        (writable(at, 576) == 1 || writable(at, XSAVE_ALL * 3 / 4) == 1))
+        (!segment_writable(cpu, m->mem.segment) || writable(at, 576) == 1 ||
+         writable(at, XSAVE_ALL * 3 / 4) == 1))
         d->give_up = "a state image that lies partly where it cannot be written";
 }
 
@@ -186,7 +216,8 @@ static void masked_store(struct defined *d, const struct cpu *cpu,
 {
     const ZydisDecodedOperand *m = memory_operand(in, op);
 
-    if (m && writable(operand_address(cpu, in, m), 16) != 2)
+    if (m &&
+        (!segment_writable(cpu, m->mem.segment) || writable(operand_address(cpu, in, m), 16) != 2))
         d->give_up = "a masked store to where it may fault";
 }
 
@@ -216,6 +247,14 @@ static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecod
     }
 }
 
+static bool has_prefix(const ZydisDecodedInstruction *in, uint8_t a, uint8_t b)
+{
+    for (unsigned i = 0; i < in->raw.prefix_count; i++)
+        if (in->raw.prefixes[i].value == a || in->raw.prefixes[i].value == b)
+            return true;
+    return false;
+}
+
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
                   const ZydisDecodedOperand *op)
 {
@@ -223,10 +262,15 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     uint64_t set, undefined, tested;
 
     d->any_address = d->any_fault = false;
+    d->fault_give_up = NULL;
     d->fault_flags = 0;
     d->fault_range.size = 0;
     alignment(d, cpu, in, op);
-    if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && in->attributes & ZYDIS_ATTRIB_HAS_REP)
+    if (cpu->code_size == 8 && has_prefix(in, 0x66, 0x66) &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT))
+        d->give_up = "a near branch with 66"; /* Intel ignores the prefix, AMD truncates RIP */
+    if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_prefix(in, 0xf2, 0xf3))
         d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_FNSAVE:
@@ -264,24 +308,34 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_RET:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_CALL:
-        d->any_address = true;
-        d->any_fault = in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR;
+        d->any_fault = true; /* and what was pushed by then */
+        d->fault_range = stack_below(cpu);
         break;
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
-    case ZYDIS_MNEMONIC_IRETQ:
-    case ZYDIS_MNEMONIC_ARPL: d->any_fault = true; break;
+    case ZYDIS_MNEMONIC_IRETQ: d->any_fault = true; break;
+    case ZYDIS_MNEMONIC_ARPL: /* whether it stores what does not change */
+        d->any_fault = true;
+        if (memory_operand(in, op) &&
+            (!segment_writable(cpu, memory_operand(in, op)->mem.segment) ||
+             writable(operand_address(cpu, in, memory_operand(in, op)), 2) != 2))
+            d->give_up = "ARPL where it cannot write";
+        break;
     case ZYDIS_MNEMONIC_LDS:
     case ZYDIS_MNEMONIC_LES:
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD: d->fault_give_up = "POPA done in part"; break;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_BOUND: d->any_fault = true; break;
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
-    case ZYDIS_MNEMONIC_POPA:
-    case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+        d->any_fault = true;
+        d->fault_range = stack_below(cpu);
+        break;
     case ZYDIS_MNEMONIC_CMPSB:
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:

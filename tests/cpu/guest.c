@@ -412,6 +412,8 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
 
         if (valid) {
             coverage->executed[in.mnemonic]++;
+            if (mnemonic_excluded(in.mnemonic)) /* a branch went into the middle of something */
+                d->give_up = "an excluded instruction";
             defined_step(d, cpu, &in, op);
         } else if (reserved(g)) {
             d->give_up = "a reserved encoding";
@@ -422,6 +424,8 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
         if (faulted) {
             d->flags = flags_before | d->fault_flags;
+            if (d->fault_give_up)
+                d->give_up = d->fault_give_up;
             if (d->fault_range.size)
                 defined_ignore(d, d->fault_range);
         } else {

@@ -104,6 +104,13 @@ static uint16_t selector_seen(uint16_t selector)
     return selector < 4 ? 0 : selector;
 }
 
+/* Must the rest of an invalid instruction be fetched, from where nothing is, or not? */
+static bool undecided_fetch(const struct outcome *a, const struct outcome *b)
+{
+    return a->status == RAN && b->status == RAN && a->vector == EXC_UD && b->vector == EXC_PF &&
+           b->error & PF_I && a->out.rip == b->out.rip;
+}
+
 bool outcomes_agree(const struct test_case *c, const struct outcome *want,
                     const struct outcome *got, const struct defined *d, FILE *report)
 {
@@ -112,6 +119,8 @@ bool outcomes_agree(const struct test_case *c, const struct outcome *want,
     bool wide = c->mode == 64 && w->sel[SEG_CS] == SEL_CODE64;
     uint64_t mask = wide ? UINT64_MAX : UINT32_MAX;
 
+    if (undecided_fetch(want, got) || undecided_fetch(got, want))
+        return true;
     compare(&j, "status", want->status, got->status);
     if (j.differences || want->status != RAN)
         return !j.differences;
@@ -282,6 +291,8 @@ static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
         c->memory_seed = 0;
     else if (c->mode == 64)
         s->sel[SEG_DS] = s->sel[SEG_ES] = 0;
+    /* As the processor keeps them: pending means unmasked. */
+    s->fsw = (uint16_t)((s->fsw & 0x7f7f) | (s->fsw & ~s->fcw & 0x3f ? 0x8080 : 0));
     return memcmp(&before, s, sizeof(*s)) != 0 || seed != c->memory_seed;
 }
 

@@ -168,6 +168,7 @@ static int run_mode(struct run *r, unsigned mode)
     struct generator *g;
     const bool *has;
     uint64_t end = o->one ? o->first + 1 : o->count;
+    int ret;
 
     if (modes[mode] == 16 && !native_has_ldt()) {
         printf("16-bit mode skipped: the kernel does not offer modify_ldt\n");
@@ -176,12 +177,14 @@ static int run_mode(struct run *r, unsigned mode)
     g = generator_new(modes[mode], &o->make);
     if (!g)
         return 0;
+    ret = generator_probe(g, &r->err);
+    if (ret < 0)
+        return ret;
     has = generator_mnemonics(g);
     for (unsigned i = 0; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++)
         r->possible[i] |= has[i];
     for (uint64_t n = o->first; n < end && !enough(r);) {
         unsigned count = 0, failures = 0;
-        int ret;
 
         for (; count < BATCH && n < end; count++)
             generator_make(g, n++, &native_cases()[count]);
@@ -395,6 +398,14 @@ int main(int argc, char **argv)
             fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
             return 1;
         }
+    }
+    if (o.self_test) {
+        ret = r.guest ? self_test(r.guest, &r.err) : usage(2);
+        if (ret < 0)
+            fprintf(stderr, "cpu-oracle: %s\n", r.err.text);
+        native_stop();
+        guest_free(r.guest);
+        return ret < 0 ? 1 : ret;
     }
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (unsigned i = 0; i < MODES && ret >= 0; i++)

@@ -582,7 +582,7 @@ int native_run(unsigned count, struct error *err)
     batch->current = 0;
     while (batch->current < count) {
         if (write(to_child, &byte, 1) == 1)
-            r = wait_child(1000);
+            r = wait_child(500);
         else
             r = -EPIPE;
         if (r == 0)

@@ -157,6 +157,8 @@ struct generator_options {
 
 /* NULL: no instruction passes the filter in this mode. */
 struct generator *generator_new(unsigned mode, const struct generator_options *o);
+/* Find out what this host has not, so that it is made less often; the native side must run. */
+int generator_probe(struct generator *g, struct error *err);
 void generator_free(struct generator *g);
 void generator_make(struct generator *g, uint64_t number, struct test_case *out);
 /* Which mnemonics the generator has templates for: array of ZYDIS_MNEMONIC_MAX_VALUE + 1. */
@@ -207,6 +209,7 @@ struct defined {
     struct ignored_range fault_range; /* so is this memory */
     bool any_address;                 /* it has several accesses: any may come first */
     bool any_fault;                   /* and they may fault in different ways */
+    const char *fault_give_up;        /* registers may have been loaded by then */
 };
 /* Before `in` runs in the state `cpu`. */
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,
@@ -255,5 +258,10 @@ void case_print(const struct test_case *c, FILE *to);
 int case_shrink(struct guest *g, struct test_case *c, struct error *err);
 /* Run one case on both sides and compare. 1: agree or not comparable, 0: differ, -errno. */
 int case_check(struct guest *g, const struct test_case *c, FILE *report, struct error *err);
+
+/* ---- selftest.c -------------------------------------------------------------------------- */
+
+/* 0: all damage was noticed, 1: not, or -errno. */
+int self_test(struct guest *g, struct error *err);
 
 #endif

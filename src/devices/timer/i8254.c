@@ -50,6 +50,7 @@ struct i8254 {
     struct channel channel[CHANNELS];
     uint8_t port_b;
     uint64_t deadline; /* guest nanoseconds: next rising edge of channel 0 */
+    uint64_t now;      /* not saved: of the access under way; one for all, or edges get lost */
     bool irq_disabled; /* the HPET's doing, who saves it */
     struct irq_line line;
     struct timer timer;
@@ -276,8 +277,10 @@ static void channel_write(struct channel *c, uint8_t value, uint64_t tick)
 
 static uint64_t sync_all(struct i8254 *p)
 {
-    uint64_t tick = tick_of(device_now(&p->dev));
+    uint64_t tick;
 
+    p->now = device_now(&p->dev);
+    tick = tick_of(p->now);
     for (unsigned i = 0; i < CHANNELS; i++)
         channel_sync(&p->channel[i], tick);
     return tick;
@@ -288,16 +291,16 @@ static uint64_t sync_all(struct i8254 *p)
 static void set_line(struct i8254 *p)
 {
     const struct channel *c = &p->channel[0];
-    bool level = c->mode >= 2 || channel_out(c, tick_of(device_now(&p->dev)));
+    bool level = c->mode >= 2 || channel_out(c, tick_of(p->now));
 
     irq_line_set(&p->line, level && !p->irq_disabled);
 }
 
 static void schedule(struct i8254 *p)
 {
-    uint64_t now = device_now(&p->dev), edge = next_edge(&p->channel[0], tick_of(now));
+    uint64_t edge = next_edge(&p->channel[0], tick_of(p->now));
 
-    p->deadline = edge == UINT64_MAX ? CLOCK_NEVER : MAX(nsec_of(edge), now + SHORTEST_INTERVAL);
+    p->deadline = edge == UINT64_MAX ? CLOCK_NEVER : MAX(nsec_of(edge), p->now + SHORTEST_INTERVAL);
     timer_set(&p->timer, p->deadline);
 }
 
@@ -328,6 +331,7 @@ static void i8254_refresh(struct device *dev)
 
     for (unsigned i = 0; i < CHANNELS; i++)
         channel_sanitize(&p->channel[i]);
+    p->now = device_now(dev);
     set_line(p);
     timer_set(&p->timer, p->deadline);
 }
@@ -349,6 +353,7 @@ void i8254_irq_enable(struct device *pit, bool enable)
 {
     pthread_mutex_lock(&pit->lock);
     to_i8254(pit)->irq_disabled = !enable;
+    sync_all(to_i8254(pit));
     set_line(to_i8254(pit));
     pthread_mutex_unlock(&pit->lock);
 }

