@@ -360,7 +360,6 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_PAT: *value = cpu->pat; return cpu_has(cpu, FEATURE_PAT);
     case MSR_EFER: *value = cpu->efer; return cpu_efer_reserved(cpu) != UINT64_MAX;
     case MSR_SFMASK: *value = cpu->sfmask; return cpu_has(cpu, FEATURE_LM);
-    case MSR_XSS: *value = 0; return cpu_has(cpu, FEATURE_XSAVES);
     case MSR_TSC_AUX:
         *value = cpu->tsc_aux;
         return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
@@ -464,7 +463,6 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
         return true;
     case MSR_EFER: return write_efer(cpu, value);
     case MSR_SFMASK: cpu->sfmask = value & UINT32_MAX; return cpu_has(cpu, FEATURE_LM);
-    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES) && !value; /* no supervisor components */
     case MSR_TSC_AUX:
         if ((!cpu_has(cpu, FEATURE_RDTSCP) && !cpu_has(cpu, FEATURE_RDPID)) || value >> 32)
             return false;
