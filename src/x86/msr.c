@@ -52,7 +52,6 @@ enum msr {
     MSR_TSC_DEADLINE = 0x6e0,
     MSR_X2APIC = 0x800,
     MSR_X2APIC_END = 0x8ff,
-    MSR_XSS = 0xda0,
     MSR_EFER = 0xc0000080,
     MSR_STAR,
     MSR_LSTAR,
@@ -338,7 +337,6 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_TSC: *value = cpu_read_tsc(cpu); return true;
     case MSR_TSC_ADJUST: *value = cpu->tsc_adjust; return cpu_has(cpu, FEATURE_TSC_ADJUST);
     case MSR_SPEC_CTRL: *value = cpu->spec_ctrl; return spec_ctrl_valid(cpu) != 0;
-    case MSR_XSS: *value = 0; return cpu_has(cpu, FEATURE_XSAVES); /* no supervisor state */
     case MSR_ARCH_CAPABILITIES:
         /* Nothing to defend against in an interpreter; on KVM the host's own answer is taken:
          * RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, TAA_NO. */
@@ -360,7 +358,6 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_PAT: *value = cpu->pat; return cpu_has(cpu, FEATURE_PAT);
     case MSR_EFER: *value = cpu->efer; return cpu_efer_reserved(cpu) != UINT64_MAX;
     case MSR_SFMASK: *value = cpu->sfmask; return cpu_has(cpu, FEATURE_LM);
-    case MSR_XSS: *value = 0; return cpu_has(cpu, FEATURE_XSAVES);
     case MSR_TSC_AUX:
         *value = cpu->tsc_aux;
         return cpu_has(cpu, FEATURE_RDTSCP) || cpu_has(cpu, FEATURE_RDPID);
@@ -431,7 +428,6 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
         cpu->tsc_offset += value - cpu->tsc_adjust;
         cpu->tsc_adjust = value;
         return true;
-    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES) && value == 0;
     case MSR_SPEC_CTRL:
         if (!spec_ctrl_valid(cpu) || value & ~spec_ctrl_valid(cpu))
             return false;
@@ -464,7 +460,6 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
         return true;
     case MSR_EFER: return write_efer(cpu, value);
     case MSR_SFMASK: cpu->sfmask = value & UINT32_MAX; return cpu_has(cpu, FEATURE_LM);
-    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES) && !value; /* no supervisor components */
     case MSR_TSC_AUX:
         if ((!cpu_has(cpu, FEATURE_RDTSCP) && !cpu_has(cpu, FEATURE_RDPID)) || value >> 32)
             return false;
