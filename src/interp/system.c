@@ -218,7 +218,7 @@ static void run_lar(struct cpu *cpu, const struct insn *in)
                  1u << TYPE_TASK_GATE;
     ok = inspect(cpu, in, 1, kinds, &d);
     if (ok)
-        reg_write(cpu, in->op[0].reg, d.high & 0x00f0ff00, in->operand_size);
+        reg_write(cpu, in->op[0].reg, d.high & 0x00ffff00, in->operand_size);
     set_zf(cpu, ok);
 }
 
