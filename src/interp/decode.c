@@ -211,6 +211,16 @@ static void decode_setup(void)
         isa_feature[isa_features[i].isa] = isa_features[i].feature;
 }
 
+/* Jcc, SETcc, CMOVcc */
+static bool insn_is_conditional(const struct insn *in)
+{
+    unsigned high = in->opcode & 0xf0;
+
+    return (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && high == 0x70) ||
+           (in->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+            (high == 0x40 || high == 0x80 || high == 0x90));
+}
+
 static uint8_t gpr_number(ZydisRegister r)
 {
     if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
@@ -401,7 +411,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         in.segment = implicit_segment(&d, code_size);
     for (unsigned i = 0, n = 0; i < d.operand_count_visible && n < INSN_OPERANDS; i++)
         decode_operand(&in, &in.op[n++], &z[i], code_size, &immediates);
-    in.form = insn_form(&in);
+    in.form = insn_is_conditional(&in) ? in.opcode & 15 : insn_form(&in);
     in.run = choose_handler(&in, &d, z);
     if (!in.run)
         return DECODE_UD;

@@ -1065,8 +1065,10 @@ static void run_maskmov(struct cpu *cpu, const struct insn *in, const struct sim
 
             if (pass == 0)
                 mmu_probe(cpu, linear, length, cpu->mmu_mode, MMU_WRITE);
-            else
+            else {
                 mmu_store_bytes(cpu, linear, data + start, length, cpu->mmu_mode);
+                watch(cpu, linear, length, true);
+            }
         }
     }
     if (mmx)
@@ -1085,14 +1087,15 @@ static void run_movdir64b(struct cpu *cpu, const struct insn *in)
 {
     uint64_t to = reg_read(cpu, in->op[0].reg, in->address_size);
     uint8_t line[64];
-    gva linear;
+    gva linear = insn_linear(cpu, in, sizeof(line), MMU_READ);
 
-    mmu_load_bytes(cpu, insn_linear(cpu, in, sizeof(line), MMU_READ), line, sizeof(line),
-                   cpu->mmu_mode);
+    mmu_load_bytes(cpu, linear, line, sizeof(line), cpu->mmu_mode);
+    watch(cpu, linear, sizeof(line), false);
     linear = segment_linear(cpu, SEG_ES, to, sizeof(line), MMU_WRITE);
     if (linear % sizeof(line))
         cpu_raise_error(cpu, EXC_GP, 0);
     mmu_store_bytes(cpu, linear, line, sizeof(line), cpu->mmu_mode);
+    watch(cpu, linear, sizeof(line), true);
 }
 
 /* ---- the handler ---------------------------------------------------------------------------- */

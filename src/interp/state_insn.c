@@ -51,6 +51,8 @@ static void area_store(struct cpu *cpu, gva linear, const struct area *a)
     for (unsigned i = 0; i < a->ranges; i++) {
         unsigned offset = a->range[i].offset, end = offset + a->range[i].size, n;
 
+        if (cpu->dr[7] & 0xff)
+            debug_data_access(cpu, linear + offset, a->range[i].size, true);
         for (; offset < end; offset += n) {
             n = MIN(end - offset, 64);
             mmu_store_bytes(cpu, linear + offset, a->bytes + offset, n, mode);
@@ -76,6 +78,8 @@ static void area_load(struct cpu *cpu, gva linear, struct area *a)
     for (unsigned i = 0; i < a->ranges; i++) {
         unsigned offset = a->range[i].offset, end = offset + a->range[i].size, n;
 
+        if (cpu->dr[7] & 0xff)
+            debug_data_access(cpu, linear + offset, a->range[i].size, false);
         for (; offset < end; offset += n) {
             n = MIN(end - offset, 64);
             mmu_load_bytes(cpu, linear + offset, a->bytes + offset, n, cpu->mmu_mode);
