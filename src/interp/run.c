@@ -282,9 +282,9 @@ static void execute_careful(struct cpu *cpu)
     const struct insn *in;
     uint64_t bits;
 
+    /* The one fault whose image has RF as it was (clear): the handler sets it to go on. */
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
         count_event(it);
-        cpu->rflags |= RFLAGS_RF; /* a fault: IRET shall go on behind it */
         debug_exception(cpu, bits);
         return;
     }

@@ -1087,8 +1087,9 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
         return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
                op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
-    case ZYDIS_MNEMONIC_KMOVQ: /* W outside 64-bit mode */
-        return !is_64 &&
+    case ZYDIS_MNEMONIC_KMOVD: /* W outside 64-bit mode */
+    case ZYDIS_MNEMONIC_KMOVQ:
+        return !is_64 && in->raw.vex.W &&
                (gpr_number(op[0].reg.value) != NOT_GPR || gpr_number(op[1].reg.value) != NOT_GPR);
     case ZYDIS_MNEMONIC_VPINSRD: /* W outside 64-bit mode */
     case ZYDIS_MNEMONIC_VPEXTRD: return !is_64 && (in->raw.vex.W || in->raw.evex.W);

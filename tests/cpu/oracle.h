@@ -187,6 +187,7 @@ struct outcome *native_outcomes(void);
 int native_run(unsigned count, struct error *err);
 bool native_has_ldt(void); /* 16-bit segments and LDT selectors work */
 uint64_t native_xcr0(void);
+unsigned native_cpu(void); /* Linux puts it into a descriptor that LSL can read */
 
 /* ---- defined.c --------------------------------------------------------------------------- */
 
