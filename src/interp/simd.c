@@ -638,6 +638,44 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
     return false;
 }
 
+/* Moves and integer operations need not have the guest's MXCSR, and loading it is slow. */
+static bool uses_mxcsr(const ZydisDecodedInstruction *d, const ZydisDecodedOperand *ops)
+{
+    switch (d->meta.exception_class) { /* those that can raise #XM; ROUNDSD names integers only */
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE3:
+    case ZYDIS_EXCEPTION_CLASS_AVX2:
+    case ZYDIS_EXCEPTION_CLASS_AVX3:
+    case ZYDIS_EXCEPTION_CLASS_AVX11:
+    case ZYDIS_EXCEPTION_CLASS_E2:
+    case ZYDIS_EXCEPTION_CLASS_E2NF:
+    case ZYDIS_EXCEPTION_CLASS_E3:
+    case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E11:
+    case ZYDIS_EXCEPTION_CLASS_E11NF: return true;
+    default: break;
+    }
+    switch (d->meta.category) {
+    case ZYDIS_CATEGORY_CONVERT: return true;
+    case ZYDIS_CATEGORY_DATAXFER:
+    case ZYDIS_CATEGORY_LOGICAL:
+    case ZYDIS_CATEGORY_LOGICAL_FP:
+    case ZYDIS_CATEGORY_BROADCAST: return false;
+    default: break;
+    }
+    switch (d->meta.isa_set) { /* their operands look like integers to Zydis */
+    case ZYDIS_ISA_SET_AVX512_BF16_128:
+    case ZYDIS_ISA_SET_AVX512_BF16_256:
+    case ZYDIS_ISA_SET_AVX512_BF16_512: return true;
+    default: break;
+    }
+    for (unsigned i = 0; i < d->operand_count; i++)
+        if (ops[i].element_type >= ZYDIS_ELEMENT_TYPE_FLOAT16 &&
+            ops[i].element_type <= ZYDIS_ELEMENT_TYPE_FLOAT80)
+            return true;
+    return false;
+}
+
 /* Everything about the instruction; false: it may not run. */
 static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
                      const ZydisDecodedOperand *ops)
@@ -692,7 +730,7 @@ static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
         s->fop = (uint16_t)((d->opcode & 7) << 8 | d->raw.modrm.mod << 6 | d->raw.modrm.reg << 3 |
                             d->raw.modrm.rm);
     }
-    if (xmm || d->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+    if (s->class >= SIMD_SSE && s->class != SIMD_VEX && uses_mxcsr(d, ops))
         s->use |= SIMD_USES_MXCSR;
     if (d->cpu_flags && (d->cpu_flags->tested | d->cpu_flags->modified | d->cpu_flags->set_0 |
                          d->cpu_flags->set_1 | d->cpu_flags->undefined))
