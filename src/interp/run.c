@@ -289,11 +289,14 @@ static void execute_careful(struct cpu *cpu)
         return;
     }
     in = fetch(cpu);
+    if (in->flags & INSN_INT &&
+        !(in->mnemonic == ZYDIS_MNEMONIC_INTO && !(cpu->rflags & RFLAGS_OF)))
+        stepping = false;
     cpu->rflags &= ~(uint64_t)RFLAGS_RF;
     cpu->sti_shadow = cpu->movss_shadow = false;
     execute(cpu, in, it->rip_mask);
     it->budget--;
-    if (stepping && !(in->flags & INSN_INT) && !cpu->movss_shadow)
+    if (stepping && !cpu->movss_shadow)
         cpu->dr6_pending |= DR6_BS;
 }
 

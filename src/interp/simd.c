@@ -961,7 +961,7 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
         memset(frame.memory, 0, sizeof(frame.memory));
         if (s->memory & SIMD_READS)
             memory_load(cpu, in, bytes, frame.memory);
-        else if (s->mask || s->class == SIMD_X87)
+        else if (s->mask || s->class == SIMD_X87 || s->use & SIMD_USES_MXCSR)
             memory_probe(cpu, in, s->memory_whole ? low_bytes(s->memory_size) : bytes);
     }
     for (unsigned i = 0; i < s->gprs; i++)
