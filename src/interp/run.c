@@ -293,7 +293,8 @@ static void execute_careful(struct cpu *cpu)
     cpu->sti_shadow = cpu->movss_shadow = false;
     execute(cpu, in, it->rip_mask);
     it->budget--;
-    if (stepping && !(in->flags & INSN_INT) && !cpu->movss_shadow)
+    /* Delivery of INT n clears TF and with it the trap; INTO may have done nothing. */
+    if (stepping && !((in->flags & INSN_INT) && !(cpu->rflags & RFLAGS_TF)) && !cpu->movss_shadow)
         cpu->dr6_pending |= DR6_BS;
 }
 

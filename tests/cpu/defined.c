@@ -9,6 +9,8 @@
  */
 #include "oracle.h"
 
+#include "x86/model.h"
+
 static uint64_t mask_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF | RFLAGS_TF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID);
@@ -340,6 +342,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_CLZERO:
+        if (!cpu_has(cpu, FEATURE_CLZERO))
+            d->give_up = "an instruction that the model leaves out";
+        break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";

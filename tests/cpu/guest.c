@@ -395,6 +395,8 @@ static bool reserved(struct guest *g, bool *lock)
         case 0xc4:
         case 0xc5:
         case 0x62: return true;
+        case 0x0f: /* AMD takes LOCK before VERR and VERW */
+            return *lock && !g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at + 1];
         default: return false;
         }
     }

@@ -368,6 +368,8 @@ static void child_map(void)
 
 static bool child_ldt(void)
 {
+    enum { WRITE_LDT = 0x11 }; /* the form that keeps AVL */
+
     for (unsigned i = 0; i < ORACLE_LDT_SIZE; i++) {
         const struct ldt_entry *e = &oracle_ldt[i];
         struct user_desc d = {
@@ -382,7 +384,7 @@ static bool child_ldt(void)
             .useable = e->avl,
         };
 
-        if (syscall(SYS_modify_ldt, 1, &d, sizeof(d)))
+        if (syscall(SYS_modify_ldt, WRITE_LDT, &d, sizeof(d)))
             return false;
     }
     return true;
