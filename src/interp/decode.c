@@ -388,6 +388,13 @@ static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstructi
     return simd_bind(out, d, z);
 }
 
+/* Zydis takes VEX forms that only this processor had, some under names of ordinary instructions. */
+static bool is_knights_corner(const ZydisDecodedInstruction *d)
+{
+    return d->meta.isa_ext == ZYDIS_ISA_EXT_KNC || d->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
+           d->meta.isa_ext == ZYDIS_ISA_EXT_KNCV;
+}
+
 enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
                                struct insn *out)
 {
@@ -407,7 +414,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         return available == INSN_MAX_LENGTH ? DECODE_TOO_LONG : DECODE_MORE;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status))
+    if (!ZYAN_SUCCESS(status) || is_knights_corner(&d))
         return DECODE_UD;
 
     in.length = d.length;
