@@ -7,7 +7,7 @@
  */
 #include "interp/handlers.h"
 
-/* The condition in the low four bits of the opcode: 70-7F, 0F 80-8F, 0F 90-9F, 0F 40-4F. */
+/* As the low four bits of opcodes 70-7F, 0F 80-8F, 0F 90-9F, 0F 40-4F have it: insn->form. */
 static always_inline bool condition(const struct cpu *cpu, unsigned code)
 {
     uint64_t f = cpu->rflags;
@@ -34,13 +34,13 @@ static always_inline void jump_relative(struct cpu *cpu, const struct insn *in)
 
 static void do_jcc(struct cpu *cpu, const struct insn *in)
 {
-    if (condition(cpu, in->opcode))
+    if (condition(cpu, in->form))
         jump_relative(cpu, in);
 }
 
 static void do_setcc(struct cpu *cpu, const struct insn *in)
 {
-    op_write(cpu, in, 0, condition(cpu, in->opcode), 1);
+    op_write(cpu, in, 0, condition(cpu, in->form), 1);
 }
 
 /* The source is read, and may fault, and a 32-bit destination is extended, either way. */
@@ -49,7 +49,7 @@ static void do_cmovcc(struct cpu *cpu, const struct insn *in)
     unsigned size = in->op[0].size;
     uint64_t v = operand_read(cpu, in, 1);
 
-    if (!condition(cpu, in->opcode))
+    if (!condition(cpu, in->form))
         v = reg_read(cpu, in->op[0].reg, size);
     reg_write(cpu, in->op[0].reg, v, size);
 }

@@ -211,6 +211,16 @@ static void decode_setup(void)
         isa_feature[isa_features[i].isa] = isa_features[i].feature;
 }
 
+/* Jcc, SETcc, CMOVcc */
+static bool insn_is_conditional(const struct insn *in)
+{
+    unsigned high = in->opcode & 0xf0;
+
+    return (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && high == 0x70) ||
+           (in->opcode_map == ZYDIS_OPCODE_MAP_0F &&
+            (high == 0x40 || high == 0x80 || high == 0x90));
+}
+
 static uint8_t gpr_number(ZydisRegister r)
 {
     if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
@@ -317,11 +327,34 @@ static void decode_operand(struct insn *out, struct insn_operand *op, const Zydi
     }
 }
 
+/* What Zydis 4.0 gets wrong, found by comparing with processors. */
+static void decode_repair(struct insn *in, const ZydisDecodedInstruction *d)
+{
+    /* A SIB byte whose base is 101 with mod 00 has a displacement and no base, REX.B or not; with
+     * 32-bit addressing Zydis makes it R13D without displacement. */
+    if (d->raw.modrm.mod == 0 && d->raw.modrm.rm == 4 && d->raw.sib.base == 5 &&
+        in->address_size != 2 && (d->attributes & ZYDIS_ATTRIB_HAS_SIB)) {
+        in->base = REG_NONE;
+        in->disp = d->raw.disp.value;
+    }
+    /* F3 90 is PAUSE, but with REX.B it is what 90 is with REX.B: XCHG R8, RAX. */
+    if (in->mnemonic == ZYDIS_MNEMONIC_PAUSE && (d->attributes & ZYDIS_ATTRIB_HAS_REX) &&
+        d->raw.rex.B) {
+        uint8_t size = d->raw.rex.W ? 8 : (d->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) ? 2 : 4;
+
+        in->mnemonic = ZYDIS_MNEMONIC_XCHG;
+        in->isa = ZYDIS_ISA_SET_I86;
+        in->operand_size = in->stack_size = size;
+        in->op[0] = (struct insn_operand){OPERAND_GPR, GPR_R8, size};
+        in->op[1] = (struct insn_operand){OPERAND_GPR, GPR_RAX, size};
+    }
+}
+
 /* The special forms that insn.h lists come before the mnemonic's ordinary meaning. */
 static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstruction *d,
                                    const ZydisDecodedOperand *z)
 {
-    unsigned m = d->mnemonic;
+    unsigned m = out->mnemonic;
     bool segment = false, control = false;
     insn_handler run;
 
@@ -401,7 +434,8 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         in.segment = implicit_segment(&d, code_size);
     for (unsigned i = 0, n = 0; i < d.operand_count_visible && n < INSN_OPERANDS; i++)
         decode_operand(&in, &in.op[n++], &z[i], code_size, &immediates);
-    in.form = insn_form(&in);
+    decode_repair(&in, &d);
+    in.form = insn_is_conditional(&in) ? in.opcode & 15 : insn_form(&in);
     in.run = choose_handler(&in, &d, z);
     if (!in.run)
         return DECODE_UD;

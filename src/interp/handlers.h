@@ -17,15 +17,9 @@
 
 enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS, SLOT_REAL = 16 };
 
-/* One entry of the decode cache; mode 0: empty. */
-struct insn_slot {
-    struct insn insn;
-    uint8_t mode; /* code size; with SLOT_REAL in real and virtual-8086 mode */
-} __attribute__((aligned(128)));
-
 struct interp {
-    struct tlb *data;        /* what fast data accesses look into */
-    struct insn_slot *slots; /* SLOT_COUNT, by slot_index() */
+    struct tlb *data;   /* what fast data accesses look into */
+    struct insn *slots; /* SLOT_COUNT: the decode cache */
 
     /* The page code is fetched from: valid while `span` is not 0. Bytes [0, span) of it lie within
      * CS's limit; an instruction may be taken from `offset` by the fast way if offset + 16 <= span.
@@ -33,7 +27,7 @@ struct interp {
     gva page;
     const uint8_t *host;
     uint32_t span;
-    uint8_t mode;      /* of slots that match now */
+    uint8_t mode;      /* of slots that match now: code size, and SLOT_REAL in real and vm86 mode */
     uint64_t cs_base;  /* 0 in 64-bit mode */
     uint64_t rip_mask; /* of RIP and of linear addresses of code */
     uint32_t watch;    /* the events that matter now */

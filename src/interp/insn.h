@@ -45,24 +45,26 @@ enum insn_flag {
     INSN_BOUNDARY = 1, /* may change mode, privilege, paging, shadows or IF: the run loop looks at
                           everything anew after it. All but integer, branch, string, SIMD. */
     INSN_VEX = 2,      /* VEX, EVEX or XOP encoded: #UD in real and virtual-8086 mode */
-    INSN_INT = 4,      /* INT n, INT1, INT3, INTO: TF set before them makes no trap after */
+    INSN_INT = 4, /* INT n, INT1, INT3, INTO that interrupt: TF set before makes no trap after */
 };
 
-/* What an execution touches first stands in the first 64 bytes. */
+/* What execution touches, but for rare things, stands in the first 64 bytes: one cache line. */
 struct insn {
     insn_handler run;
-    uint8_t bytes[16]; /* as in memory; zero behind the end */
-    struct insn_operand op[INSN_OPERANDS];
+    uint8_t bytes[INSN_MAX_LENGTH]; /* as in memory; zero behind the end */
+    uint8_t mode;                   /* the decode cache's; 0: no entry */
     /* Explicit operands in Intel order (destination first), also implicit ones where the form has
      * them in its syntax (SHL r/m,CL; IN AL,DX). A far pointer ptr16:32 is one OPERAND_IMM: the
      * offset is in imm, the selector in imm2. */
+    struct insn_operand op[INSN_OPERANDS];
     uint8_t length;
     uint8_t code_size;    /* 2, 4, 8: the mode it was decoded for */
     uint8_t operand_size; /* bytes, effective: 1 for byte forms, else 2, 4 or 8 */
     uint8_t address_size; /* bytes: 2, 4, 8 */
     uint8_t stack_size;   /* bytes: 2, 4, 8: of what PUSH, POP and near branches move (the width of
                              RSP used for it is that of SS) */
-    uint8_t form;         /* enum insn_form of integer.c's instructions: kinds and size in one */
+    uint8_t form;         /* enum insn_form: kinds and size of two operands in one; for Jcc, SETcc
+                             and CMOVcc the condition */
     uint8_t flags;        /* enum insn_flag */
     /* The memory operand, if any. For VSIB `index` is the vector register. String instructions and
      * XLAT, whose memory operand is implicit, find here the segment alone. */
@@ -72,13 +74,15 @@ struct insn {
     uint8_t scale;   /* 1, 2, 4, 8 */
     uint8_t prefix;  /* enum insn_prefix; REP and REPNE on string instructions only */
     int64_t disp;
-    uint64_t imm, imm2; /* sign-extended as the manual says; a relative branch: the displacement */
+    uint64_t imm; /* sign-extended as the manual says; a relative branch: the displacement */
+
+    uint64_t imm2;
+    const void *extra;  /* SIMD: the host stub; set by simd_bind(), see interp/simd.c */
     uint16_t mnemonic;  /* ZydisMnemonic */
     uint8_t opcode;     /* last opcode byte */
     uint8_t opcode_map; /* ZydisOpcodeMap */
     uint8_t isa;        /* ZydisISASet */
-    const void *extra;  /* SIMD: the host stub; set by simd_bind(), see interp/simd.c */
-};
+} __attribute__((aligned(64)));
 
 enum decode_result { DECODE_OK, DECODE_MORE, DECODE_UD, DECODE_TOO_LONG };
 

@@ -52,7 +52,7 @@ void interp_attach(struct cpu *cpu)
         return;
     cpu->interp = xcalloc(1, sizeof *cpu->interp);
     /* Untouched slots cost nothing, and zero means empty. */
-    slots = mmap(NULL, SLOT_COUNT * sizeof(struct insn_slot), PROT_READ | PROT_WRITE,
+    slots = mmap(NULL, SLOT_COUNT * sizeof(struct insn), PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (slots == MAP_FAILED) {
         fprintf(stderr, "hospes: no memory for the decode cache: %s\n", strerror(errno));
@@ -65,7 +65,7 @@ void interp_attach(struct cpu *cpu)
 void interp_detach(struct cpu *cpu)
 {
     if (cpu->interp) {
-        munmap(cpu->interp->slots, SLOT_COUNT * sizeof(struct insn_slot));
+        munmap(cpu->interp->slots, SLOT_COUNT * sizeof(struct insn));
         free(cpu->interp);
         cpu->interp = NULL;
     }
@@ -80,7 +80,7 @@ uint64_t interp_count(const struct cpu *cpu)
 
 /* ---- fetching ----------------------------------------------------------------------------- */
 
-static always_inline struct insn_slot *slot_of(struct insn_slot *slots, gva linear)
+static always_inline struct insn *slot_of(struct insn *slots, gva linear)
 {
     return &slots[(linear ^ linear >> SLOT_BITS) & (SLOT_COUNT - 1)];
 }
@@ -153,7 +153,7 @@ static const struct insn *fetch_slow(struct cpu *cpu)
 {
     struct interp *it = cpu->interp;
     gva linear = (it->cs_base + cpu->rip) & it->rip_mask;
-    struct insn_slot *slot = slot_of(it->slots, linear);
+    struct insn *slot = slot_of(it->slots, linear);
     unsigned in_page = 0x1000 - (unsigned)(linear & 0xfff), in_segment = INSN_MAX_LENGTH, have;
     uint8_t bytes[16] = {0};
     enum decode_result result;
@@ -170,18 +170,18 @@ static const struct insn *fetch_slow(struct cpu *cpu)
     have = MIN(in_page, in_segment);
     fetch_bytes(cpu, linear, bytes, have);
     fetch_page(cpu, linear);
-    if (slot->mode == it->mode && slot->insn.length <= have &&
-        memcmp(slot->insn.bytes, bytes, slot->insn.length) == 0)
-        return &slot->insn;
+    if (slot->mode == it->mode && slot->length <= have &&
+        memcmp(slot->bytes, bytes, slot->length) == 0)
+        return slot;
     slot->mode = 0;
-    result = insn_decode(bytes, have, cpu->code_size, &slot->insn);
+    result = insn_decode(bytes, have, cpu->code_size, slot);
     if (result == DECODE_MORE && have < in_segment) {
         gva next = (linear + have) & it->rip_mask;
 
         if (cpu->code_size == 8)
             segment_linear(cpu, SEG_CS, next, 1, MMU_FETCH);
         fetch_bytes(cpu, next, bytes + have, in_segment - have);
-        result = insn_decode(bytes, in_segment, cpu->code_size, &slot->insn);
+        result = insn_decode(bytes, in_segment, cpu->code_size, slot);
     }
     switch (result) {
     case DECODE_OK: break;
@@ -189,20 +189,21 @@ static const struct insn *fetch_slow(struct cpu *cpu)
     case DECODE_MORE:
     case DECODE_TOO_LONG: cpu_raise_error(cpu, EXC_GP, 0);
     }
-    insn_bind(cpu, &slot->insn, (it->mode & SLOT_REAL) != 0);
+    insn_bind(cpu, slot, (it->mode & SLOT_REAL) != 0);
     slot->mode = it->mode;
-    return &slot->insn;
+    return slot;
 }
 
 /* Do the first `length` of 16 bytes at p equal the slot's? */
 static always_inline bool bytes_match(const struct insn *in, const uint8_t *p)
 {
-    uint64_t low = *(const volatile mmu_u64 *)p ^ *(const mmu_u64 *)in->bytes;
+    const uint8_t *mine = (const uint8_t *)in + offsetof(struct insn, bytes);
+    uint64_t low = *(const volatile mmu_u64 *)p ^ *(const mmu_u64 *)mine;
     unsigned length = in->length;
 
     if (likely(length <= 8))
         return low << (64 - 8 * length) == 0;
-    return low == 0 && (*(const volatile mmu_u64 *)(p + 8) ^ *(const mmu_u64 *)(in->bytes + 8))
+    return low == 0 && (*(const volatile mmu_u64 *)(p + 8) ^ *(const mmu_u64 *)(mine + 8))
                                << (128 - 8 * length) ==
                            0;
 }
@@ -212,11 +213,10 @@ static const struct insn *fetch(struct cpu *cpu)
     struct interp *it = cpu->interp;
     gva linear = (it->cs_base + cpu->rip) & it->rip_mask;
     uint64_t offset = linear - it->page;
-    struct insn_slot *slot = slot_of(it->slots, linear);
+    struct insn *slot = slot_of(it->slots, linear);
 
-    if (offset + 16 <= it->span && slot->mode == it->mode &&
-        bytes_match(&slot->insn, it->host + offset))
-        return &slot->insn;
+    if (offset + 16 <= it->span && slot->mode == it->mode && bytes_match(slot, it->host + offset))
+        return slot;
     return fetch_slow(cpu);
 }
 
@@ -236,7 +236,7 @@ static always_inline void execute(struct cpu *cpu, const struct insn *in, uint64
 static void execute_many(struct cpu *cpu)
 {
     struct interp *const it = cpu->interp;
-    struct insn_slot *const slots = it->slots;
+    struct insn *const slots = it->slots;
     const uint64_t cs_base = it->cs_base, rip_mask = it->rip_mask;
     const uint32_t watch = it->watch;
     const uint8_t mode = it->mode;
@@ -248,19 +248,21 @@ static void execute_many(struct cpu *cpu)
     do {
         gva linear = (cs_base + cpu->rip) & rip_mask;
         uint64_t offset = linear - page;
-        struct insn_slot *slot = slot_of(slots, linear);
+        struct insn *slot = slot_of(slots, linear);
 
         if (unlikely(atomic_load_explicit(&cpu->events, memory_order_relaxed) & watch))
             return;
         if (likely(offset + 16 <= span) && likely(slot->mode == mode) &&
-            likely(bytes_match(&slot->insn, host + offset))) {
-            in = &slot->insn;
+            likely(bytes_match(slot, host + offset))) {
+            in = slot;
         } else {
             in = fetch_slow(cpu);
             host = it->host;
             page = it->page;
             span = it->span;
         }
+        /* Code goes straight on more often than not; its slots are a cache line each. */
+        __builtin_prefetch(slot_of(slots, linear + in->length));
         execute(cpu, in, rip_mask);
     } while (likely(--it->budget) && likely(!(in->flags & INSN_BOUNDARY)));
 }
@@ -280,9 +282,9 @@ static void execute_careful(struct cpu *cpu)
     const struct insn *in;
     uint64_t bits;
 
+    /* The one fault whose image has RF as it was (clear): the handler sets it to go on. */
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
         count_event(it);
-        cpu->rflags |= RFLAGS_RF; /* a fault: IRET shall go on behind it */
         debug_exception(cpu, bits);
         return;
     }
@@ -291,7 +293,8 @@ static void execute_careful(struct cpu *cpu)
     cpu->sti_shadow = cpu->movss_shadow = false;
     execute(cpu, in, it->rip_mask);
     it->budget--;
-    if (stepping && !(in->flags & INSN_INT) && !cpu->movss_shadow)
+    /* Delivery of INT n clears TF and with it the trap; INTO may have done nothing. */
+    if (stepping && !((in->flags & INSN_INT) && !(cpu->rflags & RFLAGS_TF)) && !cpu->movss_shadow)
         cpu->dr6_pending |= DR6_BS;
 }
 

@@ -51,6 +51,8 @@ static void area_store(struct cpu *cpu, gva linear, const struct area *a)
     for (unsigned i = 0; i < a->ranges; i++) {
         unsigned offset = a->range[i].offset, end = offset + a->range[i].size, n;
 
+        if (cpu->dr[7] & 0xff)
+            debug_data_access(cpu, linear + offset, a->range[i].size, true);
         for (; offset < end; offset += n) {
             n = MIN(end - offset, 64);
             mmu_store_bytes(cpu, linear + offset, a->bytes + offset, n, mode);
@@ -76,6 +78,8 @@ static void area_load(struct cpu *cpu, gva linear, struct area *a)
     for (unsigned i = 0; i < a->ranges; i++) {
         unsigned offset = a->range[i].offset, end = offset + a->range[i].size, n;
 
+        if (cpu->dr[7] & 0xff)
+            debug_data_access(cpu, linear + offset, a->range[i].size, false);
         for (; offset < end; offset += n) {
             n = MIN(end - offset, 64);
             mmu_load_bytes(cpu, linear + offset, a->bytes + offset, n, cpu->mmu_mode);
@@ -232,6 +236,7 @@ static void do_fxsave(struct cpu *cpu, const struct insn *in)
     x87_to_image(cpu, a.bytes, in->mnemonic == ZYDIS_MNEMONIC_FXSAVE64);
     mxcsr_to_image(cpu, a.bytes);
     vectors_to_image(cpu, a.bytes + OFFSET_XMM, 0, vectors, 0, 16);
+    mmu_probe(cpu, linear, AREA_LEGACY, cpu->mmu_mode, MMU_WRITE);
     area_add(&a, 0, OFFSET_XMM + 16 * vectors);
     area_store(cpu, linear, &a);
 }
@@ -246,6 +251,7 @@ static void do_fxrstor(struct cpu *cpu, const struct insn *in)
     linear = aligned_operand(cpu, in, AREA_LEGACY, 16, MMU_READ);
     vectors = fxsave_vectors(cpu);
     a.ranges = 0;
+    mmu_probe(cpu, linear, AREA_LEGACY, cpu->mmu_mode, MMU_READ); /* all, though not all is used */
     area_add(&a, 0, OFFSET_XMM + 16 * vectors);
     area_load(cpu, linear, &a);
     cpu->fx.mxcsr = mxcsr_from_image(cpu, a.bytes);

@@ -9,6 +9,8 @@
  */
 #include "oracle.h"
 
+#include "x86/model.h"
+
 static uint64_t mask_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF | RFLAGS_TF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID);
@@ -77,12 +79,25 @@ static uint64_t segment_base_of(const struct cpu *cpu, ZydisRegister reg)
     return cpu->seg[id].base;
 }
 
+/* Where an instruction pushes several things, of which a fault may come after some. */
+static struct ignored_range stack_below(const struct cpu *cpu)
+{
+    enum { DEPTH = 256 };
+    bool is_16 = cpu->code_size != 8 && !(cpu->seg[SEG_SS].attr & ATTR_DB);
+
+    return (struct ignored_range){(cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) +
+                                      (is_16 ? (uint16_t)cpu->gpr[GPR_RSP] : cpu->gpr[GPR_RSP]) -
+                                      DEPTH,
+                                  DEPTH};
+}
+
+/* Wholly: neither read-only, nor so small that a limit could be met. */
 static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
 {
     ZyanI8 id = ZydisRegisterGetId(reg);
 
     return cpu->code_size == 8 ||
-           (id >= 0 && id < SEG_COUNT &&
+           (id >= 0 && id < SEG_COUNT && cpu->seg[id].limit >= 0xffff &&
             (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE);
 }
 
@@ -172,20 +187,28 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
         break;
     }
     case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4); /* MXCSR_MASK: of the model, not the host */
+        break;
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
         ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4);
         ignore(d, at + 512, 1);
         break;
     case ZYDIS_MNEMONIC_XSAVEC:
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
-    default: d->fault_range.size = 0; return; /* loads */
+    default:
+        d->fault_range.size = 0;
+        d->fault_give_up = "a state image loaded in part";
+        return;
     }
     if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
-        (writable(at, 576) == 1 || writable(at, XSAVE_ALL * 3 / 4) == 1))
+        (!segment_writable(cpu, m->mem.segment) || writable(at, 576) == 1 ||
+         writable(at, XSAVE_ALL * 3 / 4) == 1))
         d->give_up = "a state image that lies partly where it cannot be written";
 }
 
@@ -241,9 +264,14 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     uint64_t set, undefined, tested;
 
     d->any_address = d->any_fault = false;
+    d->fault_give_up = NULL;
     d->fault_flags = 0;
     d->fault_range.size = 0;
     alignment(d, cpu, in, op);
+    if (cpu->code_size == 8 && has_prefix(in, 0x66, 0x66) &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT))
+        d->give_up = "a near branch with 66"; /* Intel ignores the prefix, AMD truncates RIP */
     if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_prefix(in, 0xf2, 0xf3))
         d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {
@@ -282,12 +310,8 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_RET:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_CALL:
-        d->any_address = true;
-        if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
-            d->any_fault = true; /* and what was pushed by then */
-            d->fault_range = (struct ignored_range){
-                (cpu->code_size == 8 ? 0 : cpu->seg[SEG_SS].base) + cpu->gpr[GPR_RSP] - 64, 64};
-        }
+        d->any_fault = true; /* and what was pushed by then */
+        d->fault_range = stack_below(cpu);
         break;
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
@@ -304,16 +328,24 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
-    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD: d->fault_give_up = "POPA done in part"; break;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_BOUND: d->any_fault = true; break;
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
-    case ZYDIS_MNEMONIC_POPA:
-    case ZYDIS_MNEMONIC_POPAD:
-    case ZYDIS_MNEMONIC_ENTER: d->any_fault = true; break;
+    case ZYDIS_MNEMONIC_ENTER:
+        d->any_fault = true;
+        d->fault_range = stack_below(cpu);
+        break;
     case ZYDIS_MNEMONIC_CMPSB:
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_CLZERO:
+        if (!cpu_has(cpu, FEATURE_CLZERO))
+            d->give_up = "an instruction that the model leaves out";
+        break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";

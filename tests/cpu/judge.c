@@ -291,6 +291,8 @@ static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
         c->memory_seed = 0;
     else if (c->mode == 64)
         s->sel[SEG_DS] = s->sel[SEG_ES] = 0;
+    /* As the processor keeps them: pending means unmasked. */
+    s->fsw = (uint16_t)((s->fsw & 0x7f7f) | (s->fsw & ~s->fcw & 0x3f ? 0x8080 : 0));
     return memcmp(&before, s, sizeof(*s)) != 0 || seed != c->memory_seed;
 }
 

@@ -124,7 +124,7 @@ USER(u_ss_kernel, "mov $0x10, %eax; mov %eax, %ss")
 
 static void double_fault(word x)
 {
-    *(u64 *)&idt[GP] = 0; /* absent: #NP within #GP */
+    idt[GP] = 0; /* absent: #NP within #GP */
     load_ds(0xfff8);
 }
 

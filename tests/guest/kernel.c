@@ -2,7 +2,7 @@
 #include "kernel.h"
 
 void (*volatile trap_action)(word *frame);
-u64 idt[512] __attribute__((aligned(4096)));
+volatile u64 idt[512] __attribute__((aligned(4096)));
 u8 tss_area[0x2100] __attribute__((aligned(4096)));
 u8 user_stack[4096] __attribute__((aligned(4096)));
 static unsigned checks, failures;

@@ -34,7 +34,7 @@ extern volatile u8 trap_resume; /* exceptions return to where they happened, thr
 extern void (*volatile trap_action)(
     word *frame); /* called then: frame[0] vector, [1] error, [2] IP... */
 
-extern u64 gdt[64];
+extern volatile u64 gdt[64];
 extern u8 stubs[256][16], user_start[], user_end[], kernel_end[], stack_top[],
     exception_stack_top[];
 extern word boot_pml4[], boot_pml5[], boot_pdpt[], boot_pd[];
@@ -61,7 +61,7 @@ void idt_set(unsigned vector, const void *handler, u16 selector, unsigned type_d
              unsigned ist); /* type_dpl_p: 0x8e a present 32/64-bit interrupt gate of ring 0 */
 u64 descriptor(u32 base, u32 limit, unsigned access, unsigned flags); /* flags: G 8, D 4, L 2 */
 extern u8 user_stack[4096], tss_area[0x2100];
-extern u64 idt[512];
+extern volatile u64 idt[512];
 
 static inline void outb(u16 port, u8 value)
 {

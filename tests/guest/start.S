@@ -31,11 +31,11 @@ start:
     call kernel_main
     hlt
 #else
-    movl $boot_pdpt + 3, boot_pml4
+    movl $boot_pdpt + 7, boot_pml4
     movl $boot_pd, %edi
     movl $boot_pdpt, %ebx
     movl $4, %ecx
-2:  leal 3(%edi), %eax
+2:  leal 7(%edi), %eax
     movl %eax, (%ebx)
     addl $8, %ebx
     addl $4096, %edi
@@ -43,7 +43,7 @@ start:
     movl $boot_pd, %edi
     xorl %ebx, %ebx
     movl $2048, %ecx
-3:  leal 0x83(%ebx), %eax
+3:  leal 0x87(%ebx), %eax
     movl %eax, (%edi)
     addl $8, %edi
     addl $0x200000, %ebx
@@ -51,7 +51,7 @@ start:
     movl $0x20, %eax /* PAE */
 #ifdef LA57
     orl $0x1000, %eax
-    movl $boot_pml4 + 3, boot_pml5
+    movl $boot_pml4 + 7, boot_pml5
     movl $boot_pml5, %ecx
 #else
     movl $boot_pml4, %ecx
@@ -155,7 +155,7 @@ resume:
     push %r9
     push %r10
     push %r11
-    lea 88(%rsp), %rdi
+    lea 72(%rsp), %rdi
     cld
     call trap_hook
     pop %r11

@@ -404,6 +404,7 @@ static void checks_control_registers_in_order(void **state)
     struct vm *vm = *state;
     struct cpu *cpu = vm->cpu;
     uint64_t cr0 = cpu->cr0, cr4 = cpu->cr4, xcr0 = cpu->xcr0;
+    bool avx = cpu_has(cpu, FEATURE_AVX);
     static const uint8_t addps[] = {0x0f, 0x58, 0xca}, fld1[] = {0xd9, 0xe8},
                          paddb[] = {0x0f, 0xfc, 0xca}, vaddps[] = {0xc5, 0xf0, 0x58, 0xca},
                          evex[] = {0x62, 0xf1, 0x74, 0x48, 0x58, 0xca},
@@ -414,9 +415,10 @@ static void checks_control_registers_in_order(void **state)
     assert_int_equal(execute(vm, addps, sizeof(addps)), EXC_NM);
     assert_int_equal(execute(vm, fld1, sizeof(fld1)), EXC_NM);
     assert_int_equal(execute(vm, paddb, sizeof(paddb)), EXC_NM);
-    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), EXC_NM);
+    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), avx ? EXC_NM : EXC_UD);
     assert_int_equal(execute(vm, fwait, sizeof(fwait)), EXC_NM);
-    assert_int_equal(execute(vm, andn, sizeof(andn)), NO_FAULT);
+    assert_int_equal(execute(vm, andn, sizeof(andn)),
+                     cpu_has(cpu, FEATURE_BMI1) ? NO_FAULT : EXC_UD);
     cpu->cr0 = cr0 | CR0_TS | CR0_EM;
     assert_int_equal(execute(vm, addps, sizeof(addps)), EXC_UD);
     assert_int_equal(execute(vm, paddb, sizeof(paddb)), EXC_UD);
@@ -427,7 +429,7 @@ static void checks_control_registers_in_order(void **state)
     cpu->cr4 = cr4 & ~(uint64_t)CR4_OSFXSR;
     assert_int_equal(execute(vm, addps, sizeof(addps)), EXC_UD);
     assert_int_equal(execute(vm, paddb, sizeof(paddb)), NO_FAULT);
-    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), NO_FAULT);
+    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), avx ? NO_FAULT : EXC_UD);
     cpu->cr4 = cr4 & ~(uint64_t)CR4_OSXSAVE;
     cpu->cr0 = cr0 | CR0_TS; /* #UD comes first */
     assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), EXC_UD);
@@ -436,7 +438,7 @@ static void checks_control_registers_in_order(void **state)
     cpu->xcr0 = XCR0_X87 | XCR0_SSE;
     assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), EXC_UD);
     cpu->xcr0 = XCR0_X87 | XCR0_SSE | XCR0_AVX;
-    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), NO_FAULT);
+    assert_int_equal(execute(vm, vaddps, sizeof(vaddps)), avx ? NO_FAULT : EXC_UD);
     assert_int_equal(execute(vm, evex, sizeof(evex)), EXC_UD);
     assert_int_equal(execute(vm, kandw, sizeof(kandw)), EXC_UD);
     cpu->xcr0 = xcr0;
@@ -449,26 +451,45 @@ static void checks_control_registers_in_order(void **state)
 static void misaligned_is_gp_only_where_it_should(void **state)
 {
     struct vm *vm = *state;
+    struct cpu *cpu = vm->cpu;
 
-    vm->cpu->gpr[GPR_RBX] = DATA + 8;
+    cpu->gpr[GPR_RBX] = DATA + 8;
     assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0x03), EXC_GP);                  /* addps (%rbx) */
     assert_int_equal(EXECUTE(vm, 0x0f, 0x28, 0x03), EXC_GP);                  /* movaps */
     assert_int_equal(EXECUTE(vm, 0x0f, 0x10, 0x03), NO_FAULT);                /* movups */
     assert_int_equal(EXECUTE(vm, 0xf3, 0x0f, 0x58, 0x03), NO_FAULT);          /* addss */
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf0, 0x58, 0x03), NO_FAULT);          /* vaddps */
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0x28, 0x03), EXC_GP);            /* vmovaps xmm */
     assert_int_equal(EXECUTE(vm, 0x66, 0x0f, 0xe7, 0x03), EXC_GP);            /* movntdq */
+    assert_int_equal(EXECUTE(vm, 0x66, 0x0f, 0x2d, 0x03), EXC_GP);            /* cvtpd2pi */
     assert_int_equal(EXECUTE(vm, 0x66, 0x0f, 0x3a, 0x63, 0x0b, 0), NO_FAULT); /* pcmpistri */
-    vm->cpu->gpr[GPR_RBX] = DATA + 16;
+    /* Alignment is checked before paging. */
+    cpu->gpr[GPR_RBX] = HOLE + 8;
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0x03), EXC_GP);
+    cpu->gpr[GPR_RBX] = HOLE + 16;
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0x03), EXC_PF);
+    assert_int_equal(cpu->cr2, HOLE + 16);
+
+    if (!cpu_has(cpu, FEATURE_AVX))
+        return;
+    cpu->gpr[GPR_RBX] = DATA + 8;
+    assert_int_equal(EXECUTE(vm, 0xc5, 0xf0, 0x58, 0x03), NO_FAULT); /* vaddps */
+    assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0x28, 0x03), EXC_GP);   /* vmovaps xmm */
+    cpu->gpr[GPR_RBX] = DATA + 16;
     assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0x28, 0x03), NO_FAULT);
     assert_int_equal(EXECUTE(vm, 0xc5, 0xfc, 0x28, 0x03), EXC_GP); /* vmovaps ymm */
-    assert_int_equal(EXECUTE(vm, 0x62, 0xf1, 0x7c, 0x48, 0x28, 0x03), EXC_GP);
-    /* Alignment is checked before paging. */
-    vm->cpu->gpr[GPR_RBX] = HOLE + 8;
-    assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0x03), EXC_GP);
-    vm->cpu->gpr[GPR_RBX] = HOLE + 16;
-    assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0x03), EXC_PF);
-    assert_int_equal(vm->cpu->cr2, HOLE + 16);
+    /* EFLAGS.AC: AMD's processors check whole vectors, Intel's do not. */
+    cpu->rflags |= RFLAGS_AC;
+    cpu->cr0 |= CR0_AM;
+    strcpy(vm->model.vendor, "AuthenticAMD");
+    assert_int_equal(EXECUTE(vm, 0xc5, 0xfc, 0x58, 0x03), EXC_AC);
+    strcpy(vm->model.vendor, "GenuineIntel");
+    assert_int_equal(EXECUTE(vm, 0xc5, 0xfc, 0x58, 0x03), NO_FAULT);
+    cpu->gpr[GPR_RBX] = DATA + 2;
+    assert_int_equal(EXECUTE(vm, 0xf3, 0x0f, 0x58, 0x03), EXC_AC); /* addss: 4 bytes */
+    cpu->rflags &= ~(uint64_t)RFLAGS_AC;
+    if (!cpu_has(cpu, FEATURE_AVX512F))
+        return;
+    cpu->gpr[GPR_RBX] = DATA + 32;
+    assert_int_equal(EXECUTE(vm, 0x62, 0xf1, 0x7c, 0x48, 0x28, 0x03), EXC_GP); /* vmovaps zmm */
 }
 
 static void page_faults_change_nothing(void **state)
@@ -484,10 +505,12 @@ static void page_faults_change_nothing(void **state)
     fx = cpu->fx;
     memcpy(ram, vm->ram->host + HOLE - 64, 64);
     cpu->gpr[GPR_RBX] = HOLE - 4;
-    assert_int_equal(EXECUTE(vm, 0xdd, 0x1b), EXC_PF);                      /* fstpl */
-    assert_int_equal(EXECUTE(vm, 0x0f, 0x11, 0x0b), EXC_PF);                /* movups store */
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf4, 0x58, 0x13), EXC_PF);          /* vaddps ymm */
-    assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0x7d, 0x1d, 0x13, 0), EXC_PF); /* vcvtps2ph */
+    assert_int_equal(EXECUTE(vm, 0xdd, 0x1b), EXC_PF);       /* fstpl */
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x11, 0x0b), EXC_PF); /* movups store */
+    if (cpu_has(cpu, FEATURE_AVX))
+        assert_int_equal(EXECUTE(vm, 0xc5, 0xf4, 0x58, 0x13), EXC_PF); /* vaddps ymm */
+    if (cpu_has(cpu, FEATURE_F16C))
+        assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0x7d, 0x1d, 0x13, 0), EXC_PF); /* vcvtps2ph */
     assert_int_equal(cpu->cr2, HOLE);
     assert_memory_equal(zmm, cpu->zmm, sizeof(zmm));
     assert_memory_equal(&fx, &cpu->fx, sizeof(fx));
@@ -523,6 +546,10 @@ static void masked_elements_do_not_fault(void **state)
     assert_int_equal(EXECUTE(vm, 0x62, 0xf2, 0x7d, 0x49, 0x8b, 0x0b), NO_FAULT);
     cpu->k[1] = 0xf001;
     assert_int_equal(EXECUTE(vm, 0x62, 0xf2, 0x7d, 0x49, 0x8b, 0x0b), EXC_PF);
+    /* VEXTRACTF32X4 is of type E6NF: it faults on elements that it leaves alone. */
+    cpu->gpr[GPR_RBX] = HOLE - 8;
+    cpu->k[1] = 1;
+    assert_int_equal(EXECUTE(vm, 0x62, 0xf3, 0x7d, 0x49, 0x19, 0x0b, 0), EXC_PF);
     /* A broadcast element is not touched when no result wants it. */
     cpu->gpr[GPR_RBX] = HOLE;
     cpu->k[1] = 0xffff0000;
@@ -554,6 +581,8 @@ static void gathers_keep_what_they_did(void **state)
     struct cpu *cpu = vm->cpu;
     static const uint8_t gather[] = {0xc4, 0xe2, 0x61, 0x90, 0x24, 0x0b}; /* xmm4,[rbx+xmm1],xmm3 */
 
+    if (!cpu_has(cpu, FEATURE_AVX2))
+        skip();
     store_le(vm->ram->host + HOLE - 8, 0x2222222211111111, 8);
     memset(cpu->zmm[3], 0xff, 64);
     memset(cpu->zmm[4], 0x77, 64);
@@ -617,6 +646,9 @@ static void x87_exceptions_wait(void **state)
     assert_int_equal(cpu->fx.fsw & 0x8084, 0x8084);
     assert_int_equal(EXECUTE(vm, 0xd9, 0xe8), EXC_MF);
     assert_int_equal(EXECUTE(vm, 0x9b), EXC_MF);
+    assert_int_equal(EXECUTE(vm, 0xdb, 0xe0), NO_FAULT);       /* fneni does not wait */
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x2a, 0xca), EXC_MF);   /* cvtpi2ps xmm1, mm2 */
+    assert_int_equal(EXECUTE(vm, 0x0f, 0x2a, 0x0b), NO_FAULT); /* from memory: no x87 in it */
     assert_int_equal(EXECUTE(vm, 0x0f, 0xfc, 0xca), EXC_MF);   /* paddb: MMX waits too */
     assert_int_equal(EXECUTE(vm, 0x0f, 0x58, 0xca), NO_FAULT); /* addps does not */
     assert_int_equal(EXECUTE(vm, 0xdf, 0xe0), NO_FAULT);       /* fnstsw ax */
@@ -680,12 +712,22 @@ static void runs_in_other_modes(void **state)
     assert_int_equal(EXECUTE(vm, 0x66, 0x0f, 0x6e, 0xc8), NO_FAULT); /* movd xmm1, eax */
     assert_int_equal(load_le(cpu->zmm[1], 8), 0x3fc00000);
     assert_int_equal(cpu->zmm[1][16], 0x5a); /* legacy: the rest is kept */
-    /* VEX.W means nothing here: a 32-bit move. */
-    assert_int_equal(EXECUTE(vm, 0xc4, 0xe1, 0xf9, 0x7e, 0xc9), NO_FAULT); /* vmovd ecx, xmm1 */
-    assert_int_equal(cpu->gpr[GPR_RCX], 0x3fc00000);
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0x77), NO_FAULT); /* vzeroupper: 0 to 7 only */
-    assert_int_equal(cpu->zmm[7][16], 0);
-    assert_int_equal(cpu->zmm[8][16], 0x5a);
+    if (cpu_has(cpu, FEATURE_AVX)) {
+        /* VEX.W means nothing here: vmovd ecx, xmm1. */
+        assert_int_equal(EXECUTE(vm, 0xc4, 0xe1, 0xf9, 0x7e, 0xc9), NO_FAULT);
+        assert_int_equal(cpu->gpr[GPR_RCX], 0x3fc00000);
+        /* Nor does the highest bit of a register in an immediate: vpblendvb with xmm5. */
+        assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0x79, 0x4c, 0xfa, 0xdc), NO_FAULT);
+        cpu->gpr[GPR_RAX] = cpu->gpr[GPR_RDX] = 0xffffffff00000002; /* lengths are EAX, EDX */
+        memcpy(cpu->zmm[3], "ab", 2);
+        memcpy(cpu->zmm[6], "ba", 2);
+        assert_int_equal(EXECUTE(vm, 0xc4, 0xe3, 0xf9, 0x61, 0xde, 0x0c),
+                         NO_FAULT); /* vpcmpestri */
+        assert_int_equal(cpu->gpr[GPR_RCX], 16);
+        assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0x77), NO_FAULT); /* vzeroupper: 0 to 7 only */
+        assert_int_equal(cpu->zmm[7][16], 0);
+        assert_int_equal(cpu->zmm[8][16], 0x5a);
+    }
     cpu->gpr[GPR_RAX] = 0x1ff;
     assert_int_equal(EXECUTE(vm, 0xf2, 0x0f, 0x38, 0xf0, 0xcc), NO_FAULT); /* crc32 ecx, ah */
     cpu->seg[SEG_DS].limit = DATA + 7;
@@ -719,6 +761,17 @@ static void scramble(struct cpu *cpu)
         store_le(cpu->fx.st[i], rng() | BIT(63), 8);
         store_le(cpu->fx.st[i] + 8, rng() & 0x3fff, 2);
     }
+    for (int i = 0; i < 32; i++) { /* what XCR0 has not is always clear */
+        unsigned keep = i < 16 ? 16 : 0;
+
+        if (i < 16 && cpu->xcr0 & XCR0_AVX)
+            keep = 32;
+        if (cpu->xcr0 & XCR0_ZMM_HI256)
+            keep = 64;
+        memset(cpu->zmm[i] + keep, 0, 64 - keep);
+    }
+    if (!(cpu->xcr0 & XCR0_OPMASK))
+        memset(cpu->k, 0, sizeof(cpu->k));
     cpu->fx.fcw = 0x27f;
     cpu->fx.fsw = 0x3841;
     cpu->fx.ftw = 0x7e;
@@ -822,8 +875,9 @@ static void xsave_round_trip(void **state)
             assert_int_equal(load_le(image + 512, 8), cpu->xcr0);
             assert_int_equal(load_le(image + 520, 8),
                              forms[i].compact ? cpu->xcr0 | BIT(63) : UINT64_C(0));
-            assert_memory_equal(image + (forms[i].compact ? 576 : vm->model.xsave[2].offset),
-                                cpu->zmm[0] + 16, 16);
+            if (cpu->xcr0 & XCR0_AVX)
+                assert_memory_equal(image + (forms[i].compact ? 576 : vm->model.xsave[2].offset),
+                                    cpu->zmm[0] + 16, 16);
             scramble(cpu);
             cpu->fx.ftw = 0;
             memcpy(code + 1, forms[i].restore, 3);
@@ -855,6 +909,8 @@ static void xsave_optimisations_and_checks(void **state)
 
     memset(cpu->zmm, 0, sizeof(cpu->zmm));
     memset(cpu->k, 0, sizeof(cpu->k));
+    if (!(cpu->xcr0 & XCR0_AVX))
+        skip();
     cpu->zmm[3][20] = 1; /* AVX only is in use */
     cpu->gpr[GPR_RAX] = cpu->gpr[GPR_RDX] = UINT32_MAX;
     memset(image, 0xcc, 4096);
@@ -974,9 +1030,11 @@ static void mxcsr_and_control_word(void **state)
     assert_int_equal(cpu->fx.mxcsr, 0xffff);
     store_le(data, 0x10000, 4);
     assert_int_equal(EXECUTE(vm, 0x0f, 0xae, 0x13), EXC_GP);
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0xae, 0x13), EXC_GP);
-    assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0xae, 0x1b), NO_FAULT); /* vstmxcsr */
-    assert_int_equal(load_le(data, 4), 0xffff);
+    if (cpu_has(cpu, FEATURE_AVX)) {
+        assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0xae, 0x13), EXC_GP);
+        assert_int_equal(EXECUTE(vm, 0xc5, 0xf8, 0xae, 0x1b), NO_FAULT); /* vstmxcsr */
+        assert_int_equal(load_le(data, 4), 0xffff);
+    }
     store_le(data, 0xffff, 2);
     assert_int_equal(EXECUTE(vm, 0xd9, 0x2b), NO_FAULT); /* fldcw */
     assert_int_equal(cpu->fx.fcw, 0x1f7f);
