@@ -35,7 +35,7 @@ int exit_status_of(enum machine_end end, int debug_code)
     case END_RESET: return EXIT_RESET;
     case END_PANIC: return EXIT_PANIC;
     case END_QUIT: return EXIT_STOPPED;
-    case END_DEBUG: return ((debug_code << 1) | 1) & 0xff;
+    case END_DEBUG: return debug_code & 0xff; /* odd: the device made it so */
     case END_ERROR:
     case END_NONE: break;
     }
@@ -183,7 +183,7 @@ const struct option_spec run_option_specs[] = {
     {"no-reboot", 0, NULL, NULL, "end when the guest resets", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
-    {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0x501", set_debug_exit},
+    {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit},
     {"log-level", 0, "LEVEL", "error|warning|info|debug", "error, warning, info, debug (info)",
      set_log_level},
     {"help", 'h', NULL, NULL, "this help", NULL},
