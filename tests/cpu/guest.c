@@ -415,6 +415,7 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
     load_case(g, c);
     for (unsigned i = 0; i < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING; i++) {
         uint64_t flags_before = d->flags, rip = cpu->rip;
+        unsigned code_size = cpu->code_size;
         bool valid = decode(g, &in, op), faulted, lock;
 
         if (valid) {
@@ -430,6 +431,8 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
         g->engine->step(cpu);
         if (!valid)
             continue;
+        if (in.mnemonic == ZYDIS_MNEMONIC_CALL && cpu->cpl == 3 && cpu->code_size != code_size)
+            d->give_up = "the stack of a call that changes the mode";
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
         if (faulted) {
             d->flags = flags_before | d->fault_flags;

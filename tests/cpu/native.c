@@ -515,7 +515,7 @@ static int child_start(struct error *err)
     from_child = up[0];
     if (child < 0)
         return error_set(err, errno, "fork: %s", strerror(errno));
-    if (wait_child(5000) == 0)
+    if (wait_child(500) == 0)
         return 0;
     kill(child, SIGKILL);
     waitpid(child, &status, 0);
