@@ -90,6 +90,7 @@ struct machine {
     struct error error; /* for END_ERROR */
     atomic_bool reset_requested;
     bool running, vcpus_started;
+    uint64_t paused_tsc; /* paused: the host's TSC when guest time stopped; else 0 */
 };
 
 /* Maps, clock, loop and engine choice; no devices. The board does the rest: machine_build().

@@ -46,10 +46,10 @@ static const struct state_field cpu_extra_state[] = {
     STATE_END,
 };
 
-/* 0 where there are no CPUs. */
+/* The host's TSC when guest time stopped: the guest's TSCs go on from there. */
 static uint64_t host_tsc(const struct machine *m)
 {
-    return m->cpu_count ? cpu_read_tsc(m->cpus[0]) - m->cpus[0]->tsc_offset : 0;
+    return m->paused_tsc ? m->paused_tsc : cpu_host_tsc();
 }
 
 static void put_section(FILE *out, enum section_kind kind, const char *name, uint64_t length)

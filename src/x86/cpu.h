@@ -354,6 +354,7 @@ _Noreturn void cpu_raise_error(struct cpu *cpu, enum exception vector, uint32_t 
 uint64_t cpu_phys_read(struct cpu *cpu, gpa address, unsigned size);
 void cpu_phys_write(struct cpu *cpu, gpa address, uint64_t value, unsigned size);
 
+uint64_t cpu_host_tsc(void);
 uint64_t cpu_read_tsc(const struct cpu *cpu);
 void cpu_write_tsc(struct cpu *cpu, uint64_t value);
 uint64_t cpu_tsc_hz(void); /* of this host, measured once */

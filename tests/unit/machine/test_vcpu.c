@@ -169,6 +169,43 @@ static void pausing_stops_processors_and_time(void **state)
     machine_free(m);
 }
 
+/* Guest time and a guest's TSC at one moment, however busy the host is. */
+static void read_both(struct machine *m, uint64_t *nsec, uint64_t *tsc)
+{
+    uint64_t before;
+
+    do {
+        before = cpu_read_tsc(m->cpus[1]);
+        *nsec = clock_now(m->clock);
+        *tsc = cpu_read_tsc(m->cpus[1]);
+    } while (*tsc - before > cpu_tsc_hz() / 10000);
+}
+
+/* Kernels compare the TSC with other clocks: a pause must not part them. */
+static void pausing_stops_the_tsc(void **state)
+{
+    struct machine *m = start(SPIN, 2, false);
+    uint64_t nsec[2], tsc[2], expected;
+
+    (void)state;
+    read_both(m, &nsec[0], &tsc[0]);
+    for (unsigned i = 0; i < 3; i++) {
+        machine_pause(m);
+        usleep(50000);
+        machine_resume(m);
+    }
+    read_both(m, &nsec[1], &tsc[1]);
+    expected = muldiv64(nsec[1] - nsec[0], cpu_tsc_hz(), NSEC_PER_SEC);
+    /* What passes between stopping the one and the other is not exact. */
+    assert_true(llabs((int64_t)(tsc[1] - tsc[0] - expected)) < (int64_t)cpu_tsc_hz() / 20);
+    machine_pause(m);
+    usleep(50000);
+    machine_reset(m, NULL);
+    machine_resume(m);
+    assert_true(cpu_read_tsc(m->cpus[1]) < 10 * cpu_tsc_hz()); /* not before its reset */
+    machine_free(m);
+}
+
 static void sipi_starts_a_processor_once(void **state)
 {
     struct machine *m = start(SPIN, 2, false);
@@ -246,6 +283,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends_with_the_reason),
         cmocka_unit_test(pausing_stops_processors_and_time),
+        cmocka_unit_test(pausing_stops_the_tsc),
         cmocka_unit_test(sipi_starts_a_processor_once),
         cmocka_unit_test(a_halted_processor_sleeps_until_an_interrupt),
         cmocka_unit_test(too_many_processors_are_refused),
