@@ -327,11 +327,34 @@ static void decode_operand(struct insn *out, struct insn_operand *op, const Zydi
     }
 }
 
+/* What Zydis 4.0 gets wrong, found by comparing with processors. */
+static void decode_repair(struct insn *in, const ZydisDecodedInstruction *d)
+{
+    /* A SIB byte whose base is 101 with mod 00 has a displacement and no base, REX.B or not; with
+     * 32-bit addressing Zydis makes it R13D without displacement. */
+    if (d->raw.modrm.mod == 0 && d->raw.modrm.rm == 4 && d->raw.sib.base == 5 &&
+        in->address_size != 2 && (d->attributes & ZYDIS_ATTRIB_HAS_SIB)) {
+        in->base = REG_NONE;
+        in->disp = d->raw.disp.value;
+    }
+    /* F3 90 is PAUSE, but with REX.B it is what 90 is with REX.B: XCHG R8, RAX. */
+    if (in->mnemonic == ZYDIS_MNEMONIC_PAUSE && (d->attributes & ZYDIS_ATTRIB_HAS_REX) &&
+        d->raw.rex.B) {
+        uint8_t size = d->raw.rex.W ? 8 : (d->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) ? 2 : 4;
+
+        in->mnemonic = ZYDIS_MNEMONIC_XCHG;
+        in->isa = ZYDIS_ISA_SET_I86;
+        in->operand_size = in->stack_size = size;
+        in->op[0] = (struct insn_operand){OPERAND_GPR, GPR_R8, size};
+        in->op[1] = (struct insn_operand){OPERAND_GPR, GPR_RAX, size};
+    }
+}
+
 /* The special forms that insn.h lists come before the mnemonic's ordinary meaning. */
 static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstruction *d,
                                    const ZydisDecodedOperand *z)
 {
-    unsigned m = d->mnemonic;
+    unsigned m = out->mnemonic;
     bool segment = false, control = false;
     insn_handler run;
 
@@ -365,6 +388,13 @@ static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstructi
     return simd_bind(out, d, z);
 }
 
+/* Zydis takes VEX forms that only this processor had, some under names of ordinary instructions. */
+static bool is_knights_corner(const ZydisDecodedInstruction *d)
+{
+    return d->meta.isa_ext == ZYDIS_ISA_EXT_KNC || d->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
+           d->meta.isa_ext == ZYDIS_ISA_EXT_KNCV;
+}
+
 enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
                                struct insn *out)
 {
@@ -384,7 +414,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         return available == INSN_MAX_LENGTH ? DECODE_TOO_LONG : DECODE_MORE;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status))
+    if (!ZYAN_SUCCESS(status) || is_knights_corner(&d))
         return DECODE_UD;
 
     in.length = d.length;
@@ -411,6 +441,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         in.segment = implicit_segment(&d, code_size);
     for (unsigned i = 0, n = 0; i < d.operand_count_visible && n < INSN_OPERANDS; i++)
         decode_operand(&in, &in.op[n++], &z[i], code_size, &immediates);
+    decode_repair(&in, &d);
     in.form = insn_is_conditional(&in) ? in.opcode & 15 : insn_form(&in);
     in.run = choose_handler(&in, &d, z);
     if (!in.run)

@@ -236,6 +236,8 @@ void stack_push_to(struct cpu *cpu, struct stack *s, uint64_t value, unsigned si
             cpu_raise_error(cpu, EXC_SS, s->error);
         linear = (s->ss.base + offset) & UINT32_MAX;
     }
+    if (cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM && s->mode == MMU_USER && linear & (size - 1))
+        cpu_raise_error(cpu, EXC_AC, 0);
     mmu_store(cpu, linear, value, size, s->mode);
     s->sp = (s->sp & ~mask) | offset;
 }

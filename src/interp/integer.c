@@ -279,12 +279,30 @@ static always_inline void alu_sized(struct cpu *cpu, const struct insn *in, enum
     }
 }
 
+/* One switch for what compilers make, two for the rest. */
 static always_inline void alu(struct cpu *cpu, const struct insn *in, enum alu_op op)
 {
-    switch (in->form & FORM_SIZE) {
-    case 0: alu_sized(cpu, in, op, 1); break;
-    case 1: alu_sized(cpu, in, op, 2); break;
-    case 2: alu_sized(cpu, in, op, 4); break;
+    switch (in->form) {
+    case FORM_RR | 2: update_register(cpu, in, op, 4, reg_get(cpu, in->op[1].reg, 4)); break;
+    case FORM_RR | 3: update_register(cpu, in, op, 8, reg_get(cpu, in->op[1].reg, 8)); break;
+    case FORM_RI | 2: update_register(cpu, in, op, 4, in->imm); break;
+    case FORM_RI | 3: update_register(cpu, in, op, 8, in->imm); break;
+    case FORM_OTHER | 0:
+    case FORM_RR | 0:
+    case FORM_RI | 0:
+    case FORM_RM | 0:
+    case FORM_MEM | 0:
+    case FORM_MI | 0: alu_sized(cpu, in, op, 1); break;
+    case FORM_OTHER | 1:
+    case FORM_RR | 1:
+    case FORM_RI | 1:
+    case FORM_RM | 1:
+    case FORM_MEM | 1:
+    case FORM_MI | 1: alu_sized(cpu, in, op, 2); break;
+    case FORM_OTHER | 2:
+    case FORM_RM | 2:
+    case FORM_MEM | 2:
+    case FORM_MI | 2: alu_sized(cpu, in, op, 4); break;
     default: alu_sized(cpu, in, op, 8); break;
     }
 }
@@ -649,11 +667,29 @@ static always_inline void mov_sized(struct cpu *cpu, const struct insn *in, unsi
 
 static void do_mov(struct cpu *cpu, const struct insn *in)
 {
-    switch (in->form & FORM_SIZE) {
-    case 0: mov_sized(cpu, in, 1); break;
-    case 1: mov_sized(cpu, in, 2); break;
-    case 2: mov_sized(cpu, in, 4); break;
-    default: mov_sized(cpu, in, 8); break;
+    uint64_t *r = &cpu->gpr[in->op[0].reg & 15];
+
+    switch (in->form) {
+    case FORM_RR | 2: *r = (uint32_t)cpu->gpr[in->op[1].reg]; break;
+    case FORM_RR | 3: *r = cpu->gpr[in->op[1].reg]; break;
+    case FORM_RI | 2: *r = (uint32_t)in->imm; break;
+    case FORM_RI | 3: *r = in->imm; break;
+    case FORM_RM | 2: *r = load(cpu, in->segment, address_of(cpu, in), 4); break;
+    case FORM_RM | 3: *r = load(cpu, in->segment, address_of(cpu, in), 8); break;
+    case FORM_MEM | 2:
+        store(cpu, in->segment, address_of(cpu, in), cpu->gpr[in->op[1].reg], 4);
+        break;
+    case FORM_MEM | 3:
+        store(cpu, in->segment, address_of(cpu, in), cpu->gpr[in->op[1].reg], 8);
+        break;
+    default:
+        switch (in->form & FORM_SIZE) {
+        case 0: mov_sized(cpu, in, 1); break;
+        case 1: mov_sized(cpu, in, 2); break;
+        case 2: mov_sized(cpu, in, 4); break;
+        default: mov_sized(cpu, in, 8); break;
+        }
+        break;
     }
 }
 

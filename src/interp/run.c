@@ -282,9 +282,9 @@ static void execute_careful(struct cpu *cpu)
     const struct insn *in;
     uint64_t bits;
 
+    /* The one fault whose image has RF as it was (clear): the handler sets it to go on. */
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
         count_event(it);
-        cpu->rflags |= RFLAGS_RF; /* a fault: IRET shall go on behind it */
         debug_exception(cpu, bits);
         return;
     }
@@ -293,7 +293,8 @@ static void execute_careful(struct cpu *cpu)
     cpu->sti_shadow = cpu->movss_shadow = false;
     execute(cpu, in, it->rip_mask);
     it->budget--;
-    if (stepping && !(in->flags & INSN_INT) && !cpu->movss_shadow)
+    /* Delivery of INT n clears TF and with it the trap; INTO may have done nothing. */
+    if (stepping && !((in->flags & INSN_INT) && !(cpu->rflags & RFLAGS_TF)) && !cpu->movss_shadow)
         cpu->dr6_pending |= DR6_BS;
 }
 

@@ -372,11 +372,16 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
     if ((s->class == SIMD_AVX || s->class == SIMD_AVX512) && aligned_avx(s->mnemonic))
         s->align = s->memory_size;
 
+    /* The page must be writable before a floating-point exception of VCVTPS2PH is reported; an x87
+     * store pops, and that cannot be taken back. */
+    s->probe = s->memory & SIMD_WRITES && (s->class == SIMD_X87 || s->memory & SIMD_READS ||
+                                           d->meta.category == ZYDIS_CATEGORY_CONVERT);
     switch (s->mnemonic) {
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVQ:
+        s->probe = (s->memory & SIMD_WRITES) != 0;
         s->mask = SIMD_MASK_VECTOR;
         s->mask_reg = (uint8_t)ZydisRegisterGetId(ops[1].reg.value);
         s->mask_granule = s->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS ||
@@ -388,6 +393,7 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
     }
     if (k == ZYDIS_REGISTER_NONE || k == ZYDIS_REGISTER_K0)
         return;
+    s->probe = (s->memory & SIMD_WRITES) != 0;
     s->mask_reg = (uint8_t)ZydisRegisterGetId(k);
     s->mask_granule = complex_fp16(s->mnemonic) ? 4 : (uint8_t)(mem->element_size / 8);
     if (!s->mask_granule || s->memory_size % s->mask_granule)
@@ -632,6 +638,44 @@ static bool rebuild(struct simd_spec *s, const ZydisDecodedInstruction *d,
     return false;
 }
 
+/* Moves and integer operations need not have the guest's MXCSR, and loading it is slow. */
+static bool uses_mxcsr(const ZydisDecodedInstruction *d, const ZydisDecodedOperand *ops)
+{
+    switch (d->meta.exception_class) { /* those that can raise #XM; ROUNDSD names integers only */
+    case ZYDIS_EXCEPTION_CLASS_SSE2:
+    case ZYDIS_EXCEPTION_CLASS_SSE3:
+    case ZYDIS_EXCEPTION_CLASS_AVX2:
+    case ZYDIS_EXCEPTION_CLASS_AVX3:
+    case ZYDIS_EXCEPTION_CLASS_AVX11:
+    case ZYDIS_EXCEPTION_CLASS_E2:
+    case ZYDIS_EXCEPTION_CLASS_E2NF:
+    case ZYDIS_EXCEPTION_CLASS_E3:
+    case ZYDIS_EXCEPTION_CLASS_E3NF:
+    case ZYDIS_EXCEPTION_CLASS_E11:
+    case ZYDIS_EXCEPTION_CLASS_E11NF: return true;
+    default: break;
+    }
+    switch (d->meta.category) {
+    case ZYDIS_CATEGORY_CONVERT: return true;
+    case ZYDIS_CATEGORY_DATAXFER:
+    case ZYDIS_CATEGORY_LOGICAL:
+    case ZYDIS_CATEGORY_LOGICAL_FP:
+    case ZYDIS_CATEGORY_BROADCAST: return false;
+    default: break;
+    }
+    switch (d->meta.isa_set) { /* their operands look like integers to Zydis */
+    case ZYDIS_ISA_SET_AVX512_BF16_128:
+    case ZYDIS_ISA_SET_AVX512_BF16_256:
+    case ZYDIS_ISA_SET_AVX512_BF16_512: return true;
+    default: break;
+    }
+    for (unsigned i = 0; i < d->operand_count; i++)
+        if (ops[i].element_type >= ZYDIS_ELEMENT_TYPE_FLOAT16 &&
+            ops[i].element_type <= ZYDIS_ELEMENT_TYPE_FLOAT80)
+            return true;
+    return false;
+}
+
 /* Everything about the instruction; false: it may not run. */
 static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
                      const ZydisDecodedOperand *ops)
@@ -686,7 +730,7 @@ static bool describe(struct simd_spec *s, const ZydisDecodedInstruction *d,
         s->fop = (uint16_t)((d->opcode & 7) << 8 | d->raw.modrm.mod << 6 | d->raw.modrm.reg << 3 |
                             d->raw.modrm.rm);
     }
-    if (xmm || d->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+    if (s->class >= SIMD_SSE && s->class != SIMD_VEX && uses_mxcsr(d, ops))
         s->use |= SIMD_USES_MXCSR;
     if (d->cpu_flags && (d->cpu_flags->tested | d->cpu_flags->modified | d->cpu_flags->set_0 |
                          d->cpu_flags->set_1 | d->cpu_flags->undefined))
@@ -836,8 +880,8 @@ static void check_alignment(struct cpu *cpu, const struct insn *in, const struct
         cpu_raise_error(cpu, EXC_AC, 0);
 }
 
-/* The next run of set bits at or above *start; its length, 0: no more. */
-static unsigned next_run(uint64_t bytes, unsigned *start)
+/* The next run of set bits at or above *start; its length, at most `limit`, 0: no more. */
+static unsigned next_run(uint64_t bytes, unsigned *start, unsigned limit)
 {
     uint64_t rest = *start < 64 ? bytes >> *start << *start : 0;
     uint64_t tail;
@@ -846,7 +890,14 @@ static unsigned next_run(uint64_t bytes, unsigned *start)
         return 0;
     *start = (unsigned)__builtin_ctzll(rest);
     tail = ~(rest >> *start);
-    return tail ? (unsigned)__builtin_ctzll(tail) : 64;
+    return MIN(limit, tail ? (unsigned)__builtin_ctzll(tail) : 64u);
+}
+
+/* How much of a run is one access. Where segment limits count, masked elements meet limit and
+ * page one after the other. */
+static unsigned run_limit(const struct cpu *cpu, const struct simd_spec *s)
+{
+    return s->mask_granule && cpu->code_size != 8 ? s->mask_granule : 64;
 }
 
 static void watch(struct cpu *cpu, gva linear, unsigned size, bool write)
@@ -855,11 +906,12 @@ static void watch(struct cpu *cpu, gva linear, unsigned size, bool write)
         debug_data_access(cpu, linear, size, write);
 }
 
-static void memory_load(struct cpu *cpu, const struct insn *in, uint64_t bytes, uint8_t *to)
+static void memory_load(struct cpu *cpu, const struct insn *in, const struct simd_spec *s,
+                        uint64_t bytes, uint8_t *to)
 {
-    unsigned start = 0, length;
+    unsigned start = 0, length, limit = run_limit(cpu, s);
 
-    for (; (length = next_run(bytes, &start)) != 0; start += length) {
+    for (; (length = next_run(bytes, &start, limit)) != 0; start += length) {
         gva linear = operand_linear(cpu, in, start, length, MMU_READ);
 
         mmu_load_bytes(cpu, linear, to + start, length, cpu->mmu_mode);
@@ -867,21 +919,22 @@ static void memory_load(struct cpu *cpu, const struct insn *in, uint64_t bytes, 
     }
 }
 
-static void memory_probe(struct cpu *cpu, const struct insn *in, uint64_t bytes)
+static void memory_probe(struct cpu *cpu, const struct insn *in, const struct simd_spec *s,
+                         uint64_t bytes)
 {
-    unsigned start = 0, length;
+    unsigned start = 0, length, limit = run_limit(cpu, s);
 
-    for (; (length = next_run(bytes, &start)) != 0; start += length)
+    for (; (length = next_run(bytes, &start, limit)) != 0; start += length)
         mmu_probe(cpu, operand_linear(cpu, in, start, length, MMU_WRITE), length, cpu->mmu_mode,
                   MMU_WRITE);
 }
 
-static void memory_store(struct cpu *cpu, const struct insn *in, uint64_t bytes,
-                         const uint8_t *from)
+static void memory_store(struct cpu *cpu, const struct insn *in, const struct simd_spec *s,
+                         uint64_t bytes, const uint8_t *from)
 {
-    unsigned start = 0, length;
+    unsigned start = 0, length, limit = run_limit(cpu, s);
 
-    for (; (length = next_run(bytes, &start)) != 0; start += length) {
+    for (; (length = next_run(bytes, &start, limit)) != 0; start += length) {
         gva linear = operand_linear(cpu, in, start, length, MMU_WRITE);
 
         mmu_store_bytes(cpu, linear, from + start, length, cpu->mmu_mode);
@@ -956,13 +1009,11 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
         if (s->align || cpu->rflags & RFLAGS_AC)
             check_alignment(cpu, in, s);
         bytes = touched_bytes(cpu, s);
-        if (s->memory & SIMD_READS && s->memory & SIMD_WRITES)
-            memory_probe(cpu, in, bytes);
+        if (s->probe)
+            memory_probe(cpu, in, s, s->memory_whole ? low_bytes(s->memory_size) : bytes);
         memset(frame.memory, 0, sizeof(frame.memory));
         if (s->memory & SIMD_READS)
-            memory_load(cpu, in, bytes, frame.memory);
-        else if (s->mask || s->class == SIMD_X87)
-            memory_probe(cpu, in, s->memory_whole ? low_bytes(s->memory_size) : bytes);
+            memory_load(cpu, in, s, bytes, frame.memory);
     }
     for (unsigned i = 0; i < s->gprs; i++)
         frame.gpr[i] = s->gpr[i].guest & REG_HIGH8 ? reg_read(cpu, s->gpr[i].guest, 1)
@@ -986,7 +1037,7 @@ static void run_host(struct cpu *cpu, const struct insn *in, const struct simd_s
         cpu_raise(cpu, EXC_UD);
     }
     if (s->memory & SIMD_WRITES && !fx_store_suppressed(s, &frame))
-        memory_store(cpu, in, bytes, frame.memory);
+        memory_store(cpu, in, s, bytes, frame.memory);
     for (unsigned i = 0; i < s->gprs; i++)
         if (s->gpr[i].access & SIMD_WRITES)
             reg_write(cpu, s->gpr[i].guest, frame.gpr[i], s->gpr[i].size);
@@ -1060,7 +1111,7 @@ static void run_maskmov(struct cpu *cpu, const struct insn *in, const struct sim
     for (int pass = 0; pass < 2; pass++) { /* probe everything before the first byte is stored */
         unsigned start = 0, length;
 
-        for (; (length = next_run(bytes, &start)) != 0; start += length) {
+        for (; (length = next_run(bytes, &start, 64)) != 0; start += length) {
             gva linear = segment_linear(cpu, s->segment, base + start, length, MMU_WRITE);
 
             if (pass == 0)

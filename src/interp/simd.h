@@ -60,6 +60,7 @@ struct simd_spec {
     uint8_t memory;       /* enum simd_access; 0: no memory operand */
     uint8_t memory_size;  /* bytes, at most 64 */
     uint8_t memory_whole; /* masked-out elements fault too: the "NF" exception classes */
+    uint8_t probe;        /* check write access before executing */
     uint8_t align;        /* of the memory operand: 0, or #GP when misaligned */
     uint8_t mask, mask_reg, mask_granule, mask_bits;
     uint8_t segment;           /* of implicit memory operands */

@@ -236,6 +236,7 @@ static void do_fxsave(struct cpu *cpu, const struct insn *in)
     x87_to_image(cpu, a.bytes, in->mnemonic == ZYDIS_MNEMONIC_FXSAVE64);
     mxcsr_to_image(cpu, a.bytes);
     vectors_to_image(cpu, a.bytes + OFFSET_XMM, 0, vectors, 0, 16);
+    mmu_probe(cpu, linear, AREA_LEGACY, cpu->mmu_mode, MMU_WRITE);
     area_add(&a, 0, OFFSET_XMM + 16 * vectors);
     area_store(cpu, linear, &a);
 }
@@ -250,6 +251,7 @@ static void do_fxrstor(struct cpu *cpu, const struct insn *in)
     linear = aligned_operand(cpu, in, AREA_LEGACY, 16, MMU_READ);
     vectors = fxsave_vectors(cpu);
     a.ranges = 0;
+    mmu_probe(cpu, linear, AREA_LEGACY, cpu->mmu_mode, MMU_READ); /* all, though not all is used */
     area_add(&a, 0, OFFSET_XMM + 16 * vectors);
     area_load(cpu, linear, &a);
     cpu->fx.mxcsr = mxcsr_from_image(cpu, a.bytes);

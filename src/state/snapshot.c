@@ -4,15 +4,16 @@
  * The file: a magic line, then sections, each a kind (1 byte), a name (1 byte of length and the
  * bytes) and a length (8 bytes) followed by that many bytes:
  *
- *   clock   guest nanoseconds
+ *   clock   guest nanoseconds, and the host's TSC at that moment
  *   cpu     by number: pending events, then the fields of cpu_state
  *   memory  of the machine's RAM: size, then pages that are not zero, each with its offset
  *   device  by id, in order of creation: its fields
  *   end
  *
  * Clock and CPUs come first because a device's refresh may look at them: a timer compares its
- * deadline with the clock, a local APIC sets its CPU's events. A machine that was refused half-way
- * is not usable: reset it or load another snapshot.
+ * deadline with the clock, a local APIC sets its CPU's events. The TSCs of all CPUs are moved by
+ * one difference, so that they go on from where they were and stay together. A machine that was
+ * refused half-way is not usable: reset it or load another snapshot.
  */
 #include "engine/engine.h"
 #include "machine/machine.h"
@@ -44,6 +45,12 @@ static const struct state_field cpu_extra_state[] = {
     STATE_U32(struct cpu_extra, events),
     STATE_END,
 };
+
+/* 0 where there are no CPUs. */
+static uint64_t host_tsc(const struct machine *m)
+{
+    return m->cpu_count ? cpu_read_tsc(m->cpus[0]) - m->cpus[0]->tsc_offset : 0;
+}
 
 static void put_section(FILE *out, enum section_kind kind, const char *name, uint64_t length)
 {
@@ -83,12 +90,12 @@ static void save_memory(FILE *out, const struct ram_block *ram)
 
 int state_save_machine(FILE *out, struct machine *m, struct error *err)
 {
-    uint64_t now = clock_now(m->clock);
+    uint64_t now[2] = {clock_now(m->clock), host_tsc(m)};
     struct state_buffer b = {0};
 
     fwrite(magic, 1, sizeof(magic), out);
     put_section(out, SECTION_CLOCK, "clock", sizeof(now));
-    fwrite(&now, 1, sizeof(now), out);
+    fwrite(now, 1, sizeof(now), out);
     for (unsigned i = 0; i < m->cpu_count; i++) {
         struct cpu_extra extra = {.events = m->cpus[i]->events & SAVED_EVENTS};
         char name[16];
@@ -178,7 +185,8 @@ static int whole(const struct state_buffer *b, const char *name, struct error *e
     return 0;
 }
 
-static int load_cpu(FILE *in, struct machine *m, unsigned index, struct error *err)
+static int load_cpu(FILE *in, struct machine *m, unsigned index, uint64_t tsc_moved,
+                    struct error *err)
 {
     struct cpu *cpu = m->cpus[index];
     struct cpu_extra extra = {0};
@@ -198,6 +206,7 @@ static int load_cpu(FILE *in, struct machine *m, unsigned index, struct error *e
     if (r < 0)
         return error_prefix(err, r, "processor %u: ", index);
     cpu->events = (cpu->events & ~(uint32_t)SAVED_EVENTS) | (extra.events & SAVED_EVENTS);
+    cpu->tsc_offset += tsc_moved;
     cpu_state_changed(cpu);
     if (m->engine.ops && m->engine.ops->push)
         m->engine.ops->push(&m->engine, cpu);
@@ -259,33 +268,36 @@ static int load_device(FILE *in, struct device *dev, struct error *err)
     return r;
 }
 
-static int load_clock(FILE *in, struct machine *m, struct error *err)
+static int load_clock(FILE *in, struct machine *m, uint64_t *tsc_moved, struct error *err)
 {
-    uint64_t length, now;
+    uint64_t length, now[2];
     int r = get_section(in, SECTION_CLOCK, "clock", &length, err);
 
     if (!r && length != sizeof(now))
-        return error_set(err, EINVAL, "section 'clock' has %" PRIu64 " bytes, not 8", length);
+        return error_set(err, EINVAL, "section 'clock' has %" PRIu64 " bytes, not %zu", length,
+                         sizeof(now));
     if (!r)
-        r = get(in, &now, sizeof(now), err);
-    if (!r)
-        clock_set(m->clock, now);
-    return r;
+        r = get(in, now, sizeof(now), err);
+    if (r < 0)
+        return r;
+    clock_set(m->clock, now[0]);
+    *tsc_moved = now[1] - host_tsc(m);
+    return 0;
 }
 
 int state_load_machine(FILE *in, struct machine *m, struct error *err)
 {
     char found[sizeof(magic)];
-    uint64_t length;
+    uint64_t length, tsc_moved = 0;
     int r = get(in, found, sizeof(found), err);
 
     if (r < 0)
         return r;
     if (memcmp(found, magic, sizeof(magic)) != 0)
         return error_set(err, EINVAL, "this is not the saved state of a machine");
-    r = load_clock(in, m, err);
+    r = load_clock(in, m, &tsc_moved, err);
     for (unsigned i = 0; !r && i < m->cpu_count; i++)
-        r = load_cpu(in, m, i, err);
+        r = load_cpu(in, m, i, tsc_moved, err);
     if (!r && m->ram)
         r = load_memory(in, m->ram, err);
     for (struct device *d = m->devices; !r && d; d = d->next)

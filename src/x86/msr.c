@@ -52,7 +52,6 @@ enum msr {
     MSR_TSC_DEADLINE = 0x6e0,
     MSR_X2APIC = 0x800,
     MSR_X2APIC_END = 0x8ff,
-    MSR_XSS = 0xda0,
     MSR_EFER = 0xc0000080,
     MSR_STAR,
     MSR_LSTAR,
@@ -338,7 +337,6 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_TSC: *value = cpu_read_tsc(cpu); return true;
     case MSR_TSC_ADJUST: *value = cpu->tsc_adjust; return cpu_has(cpu, FEATURE_TSC_ADJUST);
     case MSR_SPEC_CTRL: *value = cpu->spec_ctrl; return spec_ctrl_valid(cpu) != 0;
-    case MSR_XSS: *value = 0; return cpu_has(cpu, FEATURE_XSAVES); /* no supervisor state */
     case MSR_ARCH_CAPABILITIES:
         /* Nothing to defend against in an interpreter; on KVM the host's own answer is taken:
          * RDCL_NO, IBRS_ALL, SKIP_L1DFL_VMENTRY, SSB_NO, MDS_NO, TAA_NO. */
@@ -430,7 +428,6 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
         cpu->tsc_offset += value - cpu->tsc_adjust;
         cpu->tsc_adjust = value;
         return true;
-    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES) && value == 0;
     case MSR_SPEC_CTRL:
         if (!spec_ctrl_valid(cpu) || value & ~spec_ctrl_valid(cpu))
             return false;

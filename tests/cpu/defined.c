@@ -9,6 +9,8 @@
  */
 #include "oracle.h"
 
+#include "x86/model.h"
+
 static uint64_t mask_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF | RFLAGS_TF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID);
@@ -89,12 +91,13 @@ static struct ignored_range stack_below(const struct cpu *cpu)
                                   DEPTH};
 }
 
+/* Wholly: neither read-only, nor so small that a limit could be met. */
 static bool segment_writable(const struct cpu *cpu, ZydisRegister reg)
 {
     ZyanI8 id = ZydisRegisterGetId(reg);
 
     return cpu->code_size == 8 ||
-           (id >= 0 && id < SEG_COUNT &&
+           (id >= 0 && id < SEG_COUNT && cpu->seg[id].limit >= 0xffff &&
             (cpu->seg[id].attr & (ATTR_CODE | ATTR_WRITABLE)) == ATTR_WRITABLE);
 }
 
@@ -143,17 +146,22 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
-/* Is [start, start+size) part of the image that can be written, wholly (2), in part (1), or not? */
-static int writable(uint64_t start, unsigned size)
+/* Is [start, start+size) part of the image, wholly (2), in part (1), or not at all? */
+static int present(uint64_t start, unsigned size, bool write)
 {
     unsigned yes = 0;
 
     for (unsigned i = 0; i < size; i++) {
         int at = image_offset(start + i);
 
-        yes += at >= 0 && at / PAGE != ARENA_DATA_PAGES;
+        yes += at >= 0 && !(write && at / PAGE == ARENA_DATA_PAGES);
     }
     return yes == size ? 2 : yes ? 1 : 0;
+}
+
+static int writable(uint64_t start, unsigned size)
+{
+    return present(start, size, true);
 }
 
 enum { XSAVE_ALL = 4096 };
@@ -184,20 +192,30 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
         break;
     }
     case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64: ignore(d, at + 6, 18); break;
+    case ZYDIS_MNEMONIC_FXSAVE64:
+        ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4); /* MXCSR_MASK: of the model, not the host */
+        break;
     case ZYDIS_MNEMONIC_XSAVE:
     case ZYDIS_MNEMONIC_XSAVE64:
         ignore(d, at + 6, 18);
+        ignore(d, at + 28, 4);
         ignore(d, at + 512, 1);
         break;
     case ZYDIS_MNEMONIC_XSAVEC:
     case ZYDIS_MNEMONIC_XSAVEC64:
     case ZYDIS_MNEMONIC_XSAVEOPT:
     case ZYDIS_MNEMONIC_XSAVEOPT64: ignore(d, at, XSAVE_ALL); break;
-    default: d->fault_range.size = 0; return; /* loads */
+    default:
+        d->fault_range.size = 0;
+        d->fault_give_up = "a state image loaded in part";
+        if (present(at, 512, false) == 1 || present(at, XSAVE_ALL * 3 / 4, false) == 1)
+            d->give_up = "a state image that lies partly where nothing is";
+        return;
     }
     if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
-        (writable(at, 576) == 1 || writable(at, XSAVE_ALL * 3 / 4) == 1))
+        (!segment_writable(cpu, m->mem.segment) || writable(at, 576) == 1 ||
+         writable(at, XSAVE_ALL * 3 / 4) == 1))
         d->give_up = "a state image that lies partly where it cannot be written";
 }
 
@@ -226,6 +244,9 @@ static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecod
     if (cpu->rflags & RFLAGS_AC && (m->size > 64 || in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
                                     in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX))
         d->give_up = "alignment check of a wide operand";
+    if (cpu->code_size != 8 &&
+        (in->avx.mask.reg > ZYDIS_REGISTER_K0 || in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX))
+        d->any_fault = true; /* masked beyond a limit: #GP, or #PF of what is selected, first */
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
@@ -253,9 +274,14 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     uint64_t set, undefined, tested;
 
     d->any_address = d->any_fault = false;
+    d->fault_give_up = NULL;
     d->fault_flags = 0;
     d->fault_range.size = 0;
     alignment(d, cpu, in, op);
+    if (cpu->code_size == 8 && has_prefix(in, 0x66, 0x66) &&
+        (in->meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+         in->meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT))
+        d->give_up = "a near branch with 66"; /* Intel ignores the prefix, AMD truncates RIP */
     if (in->meta.category == ZYDIS_CATEGORY_IOSTRINGOP && has_prefix(in, 0xf2, 0xf3))
         d->give_up = "repeated port access: the check with a count of zero";
     switch (in->mnemonic) {
@@ -294,11 +320,8 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_RET:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_CALL:
-        d->any_address = true;
-        if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
-            d->any_fault = true; /* and what was pushed by then */
-            d->fault_range = stack_below(cpu);
-        }
+        d->any_fault = true; /* and what was pushed by then */
+        d->fault_range = stack_below(cpu);
         break;
     case ZYDIS_MNEMONIC_IRET:
     case ZYDIS_MNEMONIC_IRETD:
@@ -315,11 +338,12 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_LFS:
     case ZYDIS_MNEMONIC_LGS:
     case ZYDIS_MNEMONIC_LSS:
-    case ZYDIS_MNEMONIC_BOUND: d->any_address = true; break;
+    case ZYDIS_MNEMONIC_POPA:
+    case ZYDIS_MNEMONIC_POPAD: d->fault_give_up = "POPA done in part"; break;
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_BOUND: d->any_fault = true; break;
     case ZYDIS_MNEMONIC_PUSHA:
     case ZYDIS_MNEMONIC_PUSHAD:
-    case ZYDIS_MNEMONIC_POPA:
-    case ZYDIS_MNEMONIC_POPAD:
     case ZYDIS_MNEMONIC_ENTER:
         d->any_fault = true;
         d->fault_range = stack_below(cpu);
@@ -328,6 +352,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_CLZERO:
+        if (!cpu_has(cpu, FEATURE_CLZERO))
+            d->give_up = "an instruction that the model leaves out";
+        break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";

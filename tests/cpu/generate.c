@@ -502,6 +502,52 @@ static uint64_t arena_address(struct rng *r, unsigned mode)
     return ARENA + arena_offset(r);
 }
 
+/* m16:32 or m16:16, to data or code. */
+static uint64_t far_pointer(struct rng *r)
+{
+    static const uint16_t sel[] = {SEL_DATA,   SEL_DATA,   SEL_DATA32_ARENA, SEL_DATA16_ARENA,
+                                   SEL_CODE32, SEL_CODE64, SEL_CODE32_FLAT};
+    uint64_t selector = sel[rng_below(r, ARRAY_SIZE(sel))];
+
+    if (rng_percent(r, 30))
+        return (CODE_BASE - ARENA + rng_below(r, PAGE)) | SEL_CODE16_ARENA << 16 | selector << 32;
+    return (CODE_BASE + rng_below(r, PAGE)) | selector << 32;
+}
+
+/* Frames that IRET and far returns can take: at these offsets in the stack's first page there are
+ * FRAMES of each, for the operand sizes 8, 4 and 2. */
+enum { FRAMES = 4, FRAME_AT_8 = 0x100, FRAME_AT_4 = 0x200, FRAME_AT_2 = 0x300 };
+
+static void fill_frames(struct rng *r, uint8_t *stack)
+{
+    static const struct {
+        uint16_t at, cs[FRAMES];
+        uint8_t size;
+    } kind[] = {
+        {FRAME_AT_8, {SEL_CODE64, SEL_CODE64, SEL_CODE32, SEL_CODE32_FLAT}, 8},
+        {FRAME_AT_4, {SEL_CODE32, SEL_CODE32_FLAT, SEL_CODE64, SEL_CODE16_ARENA}, 4},
+        {FRAME_AT_2, {SEL_CODE16_ARENA, SEL_CODE16_ARENA, SEL_CODE16_ARENA, SEL_CODE32}, 2},
+    };
+
+    for (size_t k = 0; k < ARRAY_SIZE(kind); k++)
+        for (unsigned i = 0; i < FRAMES; i++) {
+            unsigned size = kind[k].size;
+            uint8_t *at = stack + kind[k].at + (size_t)i * 8 * size;
+            uint64_t flags = RFLAGS_FIXED | RFLAGS_IF |
+                             (rng_next(r) & (RFLAGS_STATUS | RFLAGS_DF | RFLAGS_NT | RFLAGS_ID));
+
+            store_le(at,
+                     CODE_BASE - (kind[k].cs[i] == SEL_CODE16_ARENA ? ARENA : 0) + 0x400 +
+                         rng_below(r, 0x400),
+                     size);
+            store_le(at + size, kind[k].cs[i], size);
+            store_le(at + (ptrdiff_t)2 * size, flags, size);
+            store_le(at + (ptrdiff_t)3 * size,
+                     ARENA + (uint64_t)ARENA_STACK * PAGE + 0x800 + rng_below(r, 0x400), size);
+            store_le(at + (ptrdiff_t)4 * size, SEL_DATA, size);
+        }
+}
+
 void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
 {
     struct rng r = {seed ^ 0x6d656d6f7279};
@@ -520,13 +566,14 @@ void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
         case 4: v = corner_float(&r) | (uint64_t)corner_float(&r) << 32; break;
         case 5: v = arena_address(&r, 64); break;
         case 6: v = CODE_BASE + rng_below(&r, 256); break;
-        case 7: v = (uint64_t)arena_offset(&r) << 32 | SEL_DATA; break;
+        case 7: v = far_pointer(&r); break;
         case 8: v = rng_next(&r) & 0x00ff00ff00ff00ff; break;
         case 9: v = 0x3fff + rng_below(&r, 0x8000); break; /* exponent of an 80-bit number */
         default: v = rng_next(&r); break;
         }
         store_le(image + at, v, 8);
     }
+    fill_frames(&r, image + (size_t)(ARENA_STACK - ARENA_DATA) * PAGE);
 }
 
 static uint64_t random_gpr(struct rng *r, unsigned mode)
@@ -950,6 +997,17 @@ static void help(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
     if ((in->attributes & repeats || in->meta.category == ZYDIS_CATEGORY_COND_BR) &&
         gpr_free(m, GPR_RCX) && rng_percent(m->r, 90))
         gpr[GPR_RCX] = rng_below(m->r, 24) | (rng_percent(m->r, 10) ? rng_next(m->r) << 32 : 0);
+    if ((in->mnemonic == ZYDIS_MNEMONIC_IRET || in->mnemonic == ZYDIS_MNEMONIC_IRETD ||
+         in->mnemonic == ZYDIS_MNEMONIC_IRETQ ||
+         (in->mnemonic == ZYDIS_MNEMONIC_RET && in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)) &&
+        gpr_free(m, GPR_RSP) && rng_percent(m->r, 70)) {
+        unsigned size = in->operand_width / 8;
+        unsigned at = size == 8 ? FRAME_AT_8 : size == 4 ? FRAME_AT_4 : FRAME_AT_2;
+        uint16_t ss = m->c->in.sel[SEG_SS];
+
+        gpr[GPR_RSP] = (m->g->mode != 64 && ss & 4 && ss != SEL_DATA32_FLAT ? 0 : ARENA) +
+                       (uint64_t)ARENA_STACK * PAGE + at + rng_below(m->r, FRAMES) * 8 * size;
+    }
     if ((in->mnemonic == ZYDIS_MNEMONIC_DIV || in->mnemonic == ZYDIS_MNEMONIC_IDIV) &&
         gpr_free(m, GPR_RDX) && rng_percent(m->r, 70))
         gpr[GPR_RDX] = rng_below(m->r, 8);
@@ -1029,6 +1087,10 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
         return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
                op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_KMOVD: /* W outside 64-bit mode */
+    case ZYDIS_MNEMONIC_KMOVQ:
+        return !is_64 && in->raw.vex.W &&
+               (gpr_number(op[0].reg.value) != NOT_GPR || gpr_number(op[1].reg.value) != NOT_GPR);
     case ZYDIS_MNEMONIC_VPINSRD: /* W outside 64-bit mode */
     case ZYDIS_MNEMONIC_VPEXTRD: return !is_64 && (in->raw.vex.W || in->raw.evex.W);
     default: return false;

@@ -121,7 +121,7 @@ static void build_tables(struct guest *g)
     store_le(gdt + GDT_TSS + 8, KERNEL >> 32, 8);
     store_le(gdt + GDT_LDT, descriptor(PHYS_LDT, 8 * ORACLE_LDT_SIZE - 1, 0x82, 0), 8);
     store_le(gdt + GDT_LDT + 8, KERNEL >> 32, 8);
-    store_le(gdt + 0x78, descriptor(0, 0, 0xf5, 0x4), 8);
+    store_le(gdt + 0x78, descriptor(0, native_cpu(), 0xf5, 0x4), 8);
     for (unsigned i = 0; i < ORACLE_LDT_SIZE; i++) {
         const struct ldt_entry *e = &oracle_ldt[i];
         unsigned access = 0x71 | (e->absent ? 0 : 0x80) | e->contents << 2 |
@@ -373,11 +373,12 @@ static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOpe
 }
 
 /* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
-static bool reserved(struct guest *g)
+static bool reserved(struct guest *g, bool *lock)
 {
     struct cpu *cpu = g->cpu;
     uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
 
+    *lock = false;
     for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
         switch (g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at]) {
         case 0x26:
@@ -386,10 +387,16 @@ static bool reserved(struct guest *g)
         case 0x3e:
         case 0x64:
         case 0x65:
-        case 0x67: continue;
+        case 0x66:
+        case 0x67:
+        case 0xf2:
+        case 0xf3: continue;
+        case 0xf0: *lock = true; continue;
         case 0xc4:
         case 0xc5:
         case 0x62: return true;
+        case 0x0f: /* AMD takes LOCK before VERR and VERW */
+            return *lock && !g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at + 1];
         default: return false;
         }
     }
@@ -408,20 +415,29 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
     load_case(g, c);
     for (unsigned i = 0; i < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING; i++) {
         uint64_t flags_before = d->flags, rip = cpu->rip;
-        bool valid = decode(g, &in, op), faulted;
+        unsigned code_size = cpu->code_size;
+        bool valid = decode(g, &in, op), faulted, lock;
 
         if (valid) {
             coverage->executed[in.mnemonic]++;
+            if (mnemonic_excluded(in.mnemonic)) /* a branch went into the middle of something */
+                d->give_up = "an excluded instruction";
             defined_step(d, cpu, &in, op);
-        } else if (reserved(g)) {
-            d->give_up = "a reserved encoding";
+        } else {
+            if (reserved(g, &lock))
+                d->give_up = "a reserved encoding";
+            d->any_fault = lock; /* #UD for LOCK, or a fault of the operand first */
         }
         g->engine->step(cpu);
         if (!valid)
             continue;
+        if (in.mnemonic == ZYDIS_MNEMONIC_CALL && cpu->cpl == 3 && cpu->code_size != code_size)
+            d->give_up = "the stack of a call that changes the mode";
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
         if (faulted) {
             d->flags = flags_before | d->fault_flags;
+            if (d->fault_give_up)
+                d->give_up = d->fault_give_up;
             if (d->fault_range.size)
                 defined_ignore(d, d->fault_range);
         } else {

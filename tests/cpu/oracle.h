@@ -187,6 +187,7 @@ struct outcome *native_outcomes(void);
 int native_run(unsigned count, struct error *err);
 bool native_has_ldt(void); /* 16-bit segments and LDT selectors work */
 uint64_t native_xcr0(void);
+unsigned native_cpu(void); /* Linux puts it into a descriptor that LSL can read */
 
 /* ---- defined.c --------------------------------------------------------------------------- */
 
@@ -209,6 +210,7 @@ struct defined {
     struct ignored_range fault_range; /* so is this memory */
     bool any_address;                 /* it has several accesses: any may come first */
     bool any_fault;                   /* and they may fault in different ways */
+    const char *fault_give_up;        /* registers may have been loaded by then */
 };
 /* Before `in` runs in the state `cpu`. */
 void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedInstruction *in,

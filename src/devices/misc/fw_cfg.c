@@ -108,8 +108,11 @@ static struct item *item_insert(struct fw_cfg *f, unsigned position)
 {
     struct item **items = xcalloc(f->count + 1, sizeof(struct item *));
 
-    for (unsigned n = 0; n < f->count; n++)
-        items[n < position ? n : n + 1] = f->items[n];
+    if (f->count) {
+        memcpy(items, f->items, position * sizeof(struct item *));
+        memcpy(items + position + 1, f->items + position,
+               (f->count - position) * sizeof(struct item *));
+    }
     items[position] = xcalloc(1, sizeof(struct item));
     free(f->items);
     f->items = items;

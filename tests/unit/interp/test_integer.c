@@ -111,6 +111,8 @@ static const struct row rows[] = {
     {"lea 16-bit address", PROT32, "67668d4701", {0xffff0000}, 0, {0xffff9001}, 0, 0},
     {"xchg mem", LONG64, "4887 03", {1, 0, 0, 2}, 0, {2, 0, 0, 1}, 0, 0},
     {"xchg reg", LONG64, "91", {UINT64_MAX, 2}, 0, {2, 0xffffffff}, 0, 0},
+    {"REX.B without base", LONG64, "67 498b 04 25 00900000", {0, 0, 0, 0x1122}, 0, {0x1122, 0, 0, 0x1122}, 0, 0},
+    {"pause with REX.B is xchg r8", LONG64, "f3 49 90", {5}, 0, {0}, 0, 0},
     {"nop is not xchg eax", LONG64, "90", {UINT64_MAX}, 0, {UINT64_MAX}, 0, 0},
     {"xadd mem", LONG64, "f00fc103", {1, 0, 0, 0xffffffff}, 0, {0xffffffff, 0, 0, 0}, CF | PF | AF | ZF, ALL},
     {"cmpxchg equal", LONG64, "f00fb10b", {5, 7, 0, 5}, 0, {5, 7, 0, 7}, ZF | PF, ALL},

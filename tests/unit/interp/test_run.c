@@ -530,7 +530,7 @@ static void test_breakpoints(void **state)
     assert_int_equal(guest_step(g, 2), EXC_DB);
     assert_int_equal(load_le(guest_memory(g, cpu->gpr[GPR_RSP]), 8), GUEST_CODE + 1);
     assert_true(cpu->dr[6] & 1);
-    assert_true(load_le(guest_memory(g, cpu->gpr[GPR_RSP] + 16), 8) & RFLAGS_RF);
+    assert_false(load_le(guest_memory(g, cpu->gpr[GPR_RSP] + 16), 8) & RFLAGS_RF);
     /* As IRET would go back, with RF: past it, to the store, which traps after it was done. */
     cpu->dr[6] = 0;
     cpu->rip = GUEST_CODE + 1;

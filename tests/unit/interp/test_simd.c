@@ -761,6 +761,17 @@ static void scramble(struct cpu *cpu)
         store_le(cpu->fx.st[i], rng() | BIT(63), 8);
         store_le(cpu->fx.st[i] + 8, rng() & 0x3fff, 2);
     }
+    for (int i = 0; i < 32; i++) { /* what XCR0 has not is always clear */
+        unsigned keep = i < 16 ? 16 : 0;
+
+        if (i < 16 && cpu->xcr0 & XCR0_AVX)
+            keep = 32;
+        if (cpu->xcr0 & XCR0_ZMM_HI256)
+            keep = 64;
+        memset(cpu->zmm[i] + keep, 0, 64 - keep);
+    }
+    if (!(cpu->xcr0 & XCR0_OPMASK))
+        memset(cpu->k, 0, sizeof(cpu->k));
     cpu->fx.fcw = 0x27f;
     cpu->fx.fsw = 0x3841;
     cpu->fx.ftw = 0x7e;

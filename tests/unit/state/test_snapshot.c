@@ -112,6 +112,47 @@ static void brings_back_clock_memory_and_devices(void **state)
     free(b.data);
 }
 
+static void brings_back_processors(void **state)
+{
+    struct machine *m = *state;
+    struct error err = {0};
+    struct bytes b;
+    uint64_t tsc, host;
+
+    for (unsigned i = 0; i < 2; i++)
+        m->cpus[m->cpu_count++] = cpu_new(i, i, &m->model);
+    m->cpus[0]->gpr[GPR_RBX] = 0x1122334455667788;
+    m->cpus[1]->zmm[31][63] = 0x9a;
+    m->cpus[1]->tsc_offset = m->cpus[0]->tsc_offset + 1000;
+    m->cpus[0]->events = CPU_EVENT_NMI | CPU_EVENT_INTR;
+    m->cpus[1]->events = CPU_EVENT_SIPI;
+    b = save(m);
+    tsc = cpu_read_tsc(m->cpus[0]);
+    /* As if the host that saved it had been up for longer. */
+    memcpy(&host, b.data + 39, 8);
+    host += UINT64_C(1) << 50;
+    memcpy(b.data + 39, &host, 8);
+
+    cpu_reset(m->cpus[0]);
+    cpu_reset(m->cpus[1]);
+    m->cpus[0]->events = CPU_EVENT_SMI | CPU_EVENT_EXIT;
+    m->cpus[1]->events = 0;
+    m->cpus[1]->zmm[31][63] = 0;
+    if (load(m, b.data, b.size, &err) < 0)
+        fail_msg("%s", err.text);
+    assert_int_equal(m->cpus[0]->gpr[GPR_RBX], 0x1122334455667788);
+    assert_int_equal(m->cpus[1]->zmm[31][63], 0x9a);
+    /* Levels and what the machine wants are not the snapshot's. */
+    assert_int_equal(m->cpus[0]->events, CPU_EVENT_NMI | CPU_EVENT_EXIT);
+    assert_int_equal(m->cpus[1]->events, CPU_EVENT_SIPI);
+    assert_int_equal(m->cpus[1]->tsc_offset - m->cpus[0]->tsc_offset, 1000);
+    assert_in_range(cpu_read_tsc(m->cpus[0]), tsc + (UINT64_C(1) << 50) - (UINT64_C(1) << 40),
+                    tsc + (UINT64_C(1) << 50) + (UINT64_C(1) << 40));
+    for (size_t length = 1; length < 400; length++)
+        assert_int_equal(load(m, b.data, length, &err), -EINVAL);
+    free(b.data);
+}
+
 static void refuses_every_truncation(void **state)
 {
     struct machine *m = *state;
@@ -133,7 +174,7 @@ static void refuses_another_machine_and_hostile_lengths(void **state)
     struct machine *m = *state;
     struct error err = {0};
     struct bytes b = save(m);
-    size_t memory = 16 + 2 + 5 + 8 + 8; /* magic, the clock's head and time */
+    size_t memory = 16 + 2 + 5 + 8 + 16; /* magic, the clock's head and times */
     uint64_t huge = UINT64_MAX;
 
     assert_int_equal(load(m, "something else, longer", 22, &err), -EINVAL);
@@ -179,6 +220,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(brings_back_clock_memory_and_devices, test_machine_setup,
+                                        test_machine_teardown),
+        cmocka_unit_test_setup_teardown(brings_back_processors, test_machine_setup,
                                         test_machine_teardown),
         cmocka_unit_test_setup_teardown(refuses_every_truncation, test_machine_setup,
                                         test_machine_teardown),

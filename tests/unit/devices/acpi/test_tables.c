@@ -10,7 +10,6 @@
 #include "devices/pci/q35.h"
 
 #include <errno.h>
-#include <stdio.h>
 
 enum { ADDRESS = 0xe0040 };
 
@@ -232,37 +231,7 @@ static void the_script_does_the_same(void **state)
     acpi_blob_free(&placed);
 }
 
-/* With a directory as argument: write DSDT and SSDT there, for iasl to take apart (check-aml). */
-static int dump(const char *directory)
-{
-    static const char *const names[] = {"DSDT", "SSDT"};
-
-    for (unsigned p = ACPI_PC; p <= ACPI_MICROVM; p++) {
-        struct acpi_config c = sample;
-        struct acpi_blob b;
-
-        c.platform = (enum acpi_platform)p;
-        if (acpi_tables_build(&c, &b, NULL) < 0)
-            return 1;
-        acpi_tables_place(&b, ADDRESS);
-        for (unsigned i = 0; i < ARRAY_SIZE(names); i++) {
-            const uint8_t *t = b.tables;
-            char path[500];
-            FILE *f;
-
-            while (memcmp(t, names[i], 4))
-                t += 4;
-            snprintf(path, sizeof(path), "%s/%u-%s.aml", directory, p, names[i]);
-            f = fopen(path, "wb");
-            if (!f || fwrite(t, load_le(t + 4, 4), 1, f) != 1 || fclose(f))
-                return 1;
-        }
-        acpi_blob_free(&b);
-    }
-    return 0;
-}
-
-int main(int argc, char **argv)
+int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pointers_and_sums),
@@ -272,7 +241,5 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_script_does_the_same),
     };
 
-    if (argc > 1)
-        return dump(argv[1]);
     return cmocka_run_group_tests_name("tables", tests, NULL, NULL);
 }

@@ -3,6 +3,7 @@
 #include "support/test_machine.h"
 
 #include "devices/irq/i8259.h"
+#include "devices/timer/i8254.h"
 
 enum { M0 = I8259_MASTER, M1 = M0 + 1, S0 = I8259_SLAVE, S1 = S0 + 1 };
 enum { MASTER_BASE = 0x30, SLAVE_BASE = 0x38 };
@@ -132,6 +133,13 @@ static void level_asks_until_it_falls(void **state)
     out8(f->m, S0, 0x63);
     out8(f->m, M0, 0x62);
     assert_false(f->out);
+    /* An edge is forgotten when its input becomes level-triggered. */
+    out8(f->m, I8259_ELCR, 0);
+    raise(f, 6);
+    lower(f, 6);
+    assert_true(f->out);
+    out8(f->m, I8259_ELCR, 0x40);
+    assert_false(f->out);
     /* ICW1 leaves the trigger modes to ELCR. */
     init_chip(f, S0, SLAVE_BASE, 1);
     assert_int_equal(in8(f->m, I8259_ELCR + 1), 0xde);
@@ -178,6 +186,17 @@ static void slave_asks_again_for_what_waits(void **state)
     raise(f, 8); /* above 12 */
     assert_true(f->out);
     assert_int_equal(pic_acknowledge(f->pic), SLAVE_BASE + 0);
+
+    init_chip(f, M0, MASTER_BASE, 3); /* automatic EOI: INT of the slave never stays low */
+    init_chip(f, S0, SLAVE_BASE, 3);
+    for (unsigned i = 8; i < 16; i++)
+        lower(f, i);
+    raise(f, 12);
+    raise(f, 10);
+    assert_int_equal(pic_acknowledge(f->pic), SLAVE_BASE + 2);
+    assert_true(f->out);
+    assert_int_equal(pic_acknowledge(f->pic), SLAVE_BASE + 4);
+    assert_false(f->out);
 }
 
 static void fully_nested_slave_interrupts_itself(void **state)
@@ -202,6 +221,36 @@ static void fully_nested_slave_interrupts_itself(void **state)
     assert_true(f->out);
     test_save_reset_restore(f->m);
     assert_int_equal(pic_acknowledge(f->pic), SLAVE_BASE + 1);
+}
+
+static void fully_nested_means_nothing_to_the_slave(void **state)
+{
+    struct fixture *f = *state;
+
+    init_chip(f, S0, SLAVE_BASE, 0x11);
+    raise(f, 10);
+    assert_int_equal(pic_acknowledge(f->pic), SLAVE_BASE + 2);
+    out8(f->m, M0, 0x20);
+    raise(f, 12);
+    assert_false(f->out);
+}
+
+/* Over a restore a device's line falls and rises; that is no edge. */
+static void lines_of_devices_over_a_restore(void **state)
+{
+    struct fixture *f = *state;
+
+    assert_non_null(i8254_add(f->m, NULL));
+    out8(f->m, I8254_CONTROL, 0x30); /* low until terminal count, then high */
+    out8(f->m, I8254_BASE, 100);
+    out8(f->m, I8254_BASE, 0);
+    test_advance(f->m, NSEC_PER_MSEC);
+    assert_int_equal(pic_acknowledge(f->pic), MASTER_BASE);
+    out8(f->m, M0, 0x20);
+    test_save_reset_restore(f->m);
+    assert_true(test_irq(f->m, 0));
+    assert_int_equal(irr(f, M0), 0);
+    assert_false(f->out);
 }
 
 static void masked_waits(void **state)
@@ -251,6 +300,7 @@ static void auto_eoi_and_rotation(void **state)
     assert_true(f->out);
     assert_int_equal(pic_acknowledge(f->pic), MASTER_BASE + 6);
     out8(f->m, M0, 0x80); /* rotate at each automatic EOI */
+    test_save_reset_restore(f->m);
     lower(f, 1);
     lower(f, 6);
     raise(f, 1);
@@ -331,10 +381,15 @@ static void poll_acknowledges(void **state)
     assert_false(f->out);
     assert_int_equal(isr(f, M0), 8);
     assert_int_equal(in8(f->m, M0), 8); /* only the next read is special */
+    out8(f->m, M0, 0x0b);
+    test_save_reset_restore(f->m);
+    assert_int_equal(in8(f->m, M0), 8);
     out8(f->m, M0, 0x20);
     raise(f, 13);
     out8(f->m, M0, 0x0c);
     assert_int_equal(in8(f->m, M0), 0x82);
+    out8(f->m, M0, 0x20);
+    assert_false(f->out); /* the slave asks still, but that is no new edge */
     out8(f->m, S0, 0x0c);
     assert_int_equal(in8(f->m, S0), 0x85);
     assert_int_equal(isr(f, S0), 0x20);
@@ -358,12 +413,19 @@ static void initialization_sequence(void **state)
     out8(f->m, M1, 0);
     raise(f, 1);
     assert_int_equal(pic_acknowledge(f->pic), 0x41);
-    /* With a slave, without ICW4. */
+    /* With a slave, without ICW4; then with it. */
     out8(f->m, M0, 0x10);
+    test_save_reset_restore(f->m);
     out8(f->m, M1, 0x60);
     out8(f->m, M1, 0x04);
     out8(f->m, M1, 0xfe);
     assert_int_equal(in8(f->m, M1), 0xfe);
+    out8(f->m, M0, 0x11);
+    test_save_reset_restore(f->m);
+    out8(f->m, M1, 0x60);
+    out8(f->m, M1, 0x04);
+    out8(f->m, M1, 0x01);
+    assert_int_equal(in8(f->m, M1), 0);
 }
 
 static void reset_forgets_and_tells(void **state)
@@ -390,6 +452,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(priorities_nest, setup, teardown),
         cmocka_unit_test_setup_teardown(slave_asks_again_for_what_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(fully_nested_slave_interrupts_itself, setup, teardown),
+        cmocka_unit_test_setup_teardown(fully_nested_means_nothing_to_the_slave, setup, teardown),
+        cmocka_unit_test_setup_teardown(lines_of_devices_over_a_restore, setup, teardown),
         cmocka_unit_test_setup_teardown(masked_waits, setup, teardown),
         cmocka_unit_test_setup_teardown(spurious_where_the_request_went_away, setup, teardown),
         cmocka_unit_test_setup_teardown(auto_eoi_and_rotation, setup, teardown),

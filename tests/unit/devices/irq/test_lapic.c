@@ -5,8 +5,11 @@
 #include "devices/irq/i8259.h"
 #include "devices/irq/ioapic.h"
 #include "devices/irq/lapic.h"
+#include "devices/timer/i8254.h"
 #include "x86/cpu.h"
 #include "x86/model.h"
+
+#include <sched.h>
 
 enum { CPUS = 3 };
 enum {
@@ -257,8 +260,8 @@ static void errors_are_gathered(void **state)
     assert_int_equal(read_reg(f, 0, ESR), 0);
     test_save_reset_restore(f->m);
     write_reg(f, 0, ESR, 0);
-    assert_int_equal(read_reg(f, 0, ESR), 0x20);
     test_save_reset_restore(f->m);
+    assert_int_equal(read_reg(f, 0, ESR), 0x20);
     write_reg(f, 0, ESR, 0);
     assert_int_equal(read_reg(f, 0, ESR), 0);
     write_reg(f, 0, 0x3f0, 0); /* no such register in xAPIC mode */
@@ -373,6 +376,7 @@ static void tsc_deadline_timer(void **state)
     test_advance(f->m, 500 * NSEC_PER_SEC); /* the TSC is the host's: leave it some seconds */
     assert_false(intr(f, 0));
     test_save_reset_restore(f->m);
+    assert_int_equal(rdmsr(f, 0, MSR_DEADLINE), now + 1000 * second);
     test_advance(f->m, 501 * NSEC_PER_SEC);
     assert_int_equal(take(f, 0), 0x40);
     write_reg(f, 0, EOI, 0);
@@ -486,6 +490,7 @@ static void other_deliveries(void **state)
     send(f, 0, 1, 0x740); /* reserved in an ICR */
     send(f, 0, 1, 0x340);
     assert_int_equal(f->cpu[1]->events, 0);
+    test_save_reset_restore(f->m);
     assert_int_equal(read_reg(f, 0, ICR) & 0xfff, 0x340);
     assert_int_equal(read_reg(f, 0, ICR_HIGH), 1 << 24);
     apic_bus_nmi(f->bus);
@@ -514,6 +519,11 @@ static void message_signalled(void **state)
     assert_int_equal(who(f), 0);
     machine_msi(f->m, 0xfee02000, 0x400);
     assert_true(event(f, 2, CPU_EVENT_NMI));
+    machine_msi(f->m, 0xfee01000, 0x700); /* ExtINT: the vector is the i8259's */
+    test_save_reset_restore(f->m);
+    assert_true(intr(f, 1));
+    assert_int_equal(take(f, 1), 7); /* it has none: the spurious one */
+    assert_false(intr(f, 1));
 }
 
 /* ---- x2APIC, IA32_APIC_BASE
@@ -684,6 +694,7 @@ static void ioapic_registers(void **state)
     assert_int_equal(ioapic_read(f, 1), 0x00170020);
     assert_int_equal(ioapic_read(f, 0x10), 0x10000);
     ioapic_write(f, 0, 0xff000000);
+    test_save_reset_restore(f->m);
     assert_int_equal(ioapic_read(f, 0), 0x0f000000);
     assert_int_equal(ioapic_read(f, 2), 0x0f000000);
     ioapic_write(f, 0x3e, 0xffffffff);
@@ -728,6 +739,18 @@ static void edges_through_the_ioapic(void **state)
     assert_false(intr(f, 1));
     irq_line_set(&f->line[0], true);
     assert_int_equal(take(f, 1), 0x62);
+    /* The line of a device falls and rises over a restore; that is no edge. */
+    assert_non_null(i8254_add(f->m, NULL));
+    irq_line_set(&f->line[0], false);
+    out8(f->m, I8254_CONTROL, 0x30);
+    out8(f->m, I8254_BASE, 100);
+    out8(f->m, I8254_BASE, 0);
+    write_reg(f, 1, EOI, 0);
+    test_advance(f->m, NSEC_PER_MSEC);
+    assert_int_equal(take(f, 1), 0x62);
+    write_reg(f, 1, EOI, 0);
+    test_save_reset_restore(f->m);
+    assert_false(intr(f, 1));
     redirect(f, 23, 2, 0x400);
     irq_line_set(&f->line[23], true);
     assert_true(event(f, 2, CPU_EVENT_NMI));
@@ -801,6 +824,70 @@ static void chips_go_in_any_order(void **state)
     write_reg(f, 1, EOI, 0);
 }
 
+/* ---- threads
+ * ------------------------------------------------------------------------------------- */
+
+enum { ROUNDS = 200 };
+
+static atomic_uint served, done;
+
+struct processor {
+    struct fixture *f;
+    unsigned index;
+};
+
+/* What a kernel does: take, make the device quiet, EOI; and send to the neighbour. */
+static void *processor_main(void *opaque)
+{
+    struct processor *p = opaque;
+    unsigned sent = 0;
+
+    while (!done || intr(p->f, p->index)) {
+        int vector = intr(p->f, p->index) ? take(p->f, p->index) : -1;
+
+        if (vector == 0x70) {
+            irq_line_set(&p->f->line[16], false);
+            write_reg(p->f, p->index, EOI, 0);
+            served++;
+        } else if (vector >= 0) {
+            write_reg(p->f, p->index, EOI, 0);
+        } else {
+            sched_yield();
+        }
+        if (sent++ < ROUNDS)
+            send(p->f, p->index, (p->index + 1) % CPUS, 0x41);
+    }
+    return NULL;
+}
+
+static void no_interrupt_is_lost_between_threads(void **state)
+{
+    struct fixture *f = *state;
+    struct processor p[CPUS];
+    pthread_t thread[CPUS];
+    bool lost = false;
+
+    served = done = 0;
+    redirect(f, 16, 7, 0x8970); /* lowest priority, level, any of three */
+    for (unsigned i = 0; i < CPUS; i++) {
+        p[i] = (struct processor){f, i};
+        assert_int_equal(pthread_create(&thread[i], NULL, processor_main, &p[i]), 0);
+    }
+    for (unsigned i = 0; i < ROUNDS && !lost; i++) {
+        irq_line_set(&f->line[16], true);
+        for (unsigned wait = 0; served == i && !lost; wait++) {
+            sched_yield();
+            lost = wait > 5000000;
+        }
+    }
+    done = 1;
+    for (unsigned i = 0; i < CPUS; i++)
+        pthread_join(thread[i], NULL);
+    assert_false(lost);
+    assert_int_equal(served, ROUNDS);
+    assert_int_equal(ioapic_read(f, 0x30), 0x8970); /* nothing in flight */
+}
+
 static void refuses_to_be_added_by_name(void **state)
 {
     struct error err = {0};
@@ -835,6 +922,7 @@ int main(void)
         TEST(edges_through_the_ioapic),
         TEST(levels_through_the_ioapic),
         TEST(chips_go_in_any_order),
+        TEST(no_interrupt_is_lost_between_threads),
         cmocka_unit_test_setup_teardown(refuses_to_be_added_by_name, test_machine_setup,
                                         test_machine_teardown),
     };

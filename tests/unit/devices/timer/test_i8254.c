@@ -93,6 +93,7 @@ static void new_rate_waits_for_the_periods_end(void **state)
     first = test_irq_edges(m, 0);
     test_advance(m, ticks(4000));
     out8(m, CH0, 2000 & 0xff);
+    test_save_reset_restore(m); /* between the bytes */
     out8(m, CH0, 2000 >> 8);
     assert_int_equal(status(m, 0) & 0x40, 0x40); /* not taken yet */
     test_save_reset_restore(m);
@@ -181,6 +182,7 @@ static void gate_of_the_speaker(void **state)
     struct machine *m = *state;
 
     out8(m, I8254_PORT_B, 0xfe);
+    test_save_reset_restore(m);
     assert_int_equal(in8(m, I8254_PORT_B) & 0xcf, 0x0e);
     /* Mode 0: the gate stops counting. */
     program(m, 2, 0, 1000);
@@ -280,6 +282,7 @@ static void access_modes_and_latches(void **state)
     test_advance(m, ticks(16));
     assert_near(in8(m, CH0), 0x70);
     out8(m, CONTROL, 0x24); /* high byte only */
+    test_save_reset_restore(m);
     out8(m, CH0, 0x80);
     test_advance(m, ticks(300));
     assert_int_equal(in8(m, CH0), 0x7e);
