@@ -388,36 +388,11 @@ static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstructi
     return simd_bind(out, d, z);
 }
 
-/*
- * What Zydis 4.0 sees otherwise than processors do, found by tests/cpu:
- *  - F3 90 with REX.B is an exchange of R8 and RAX, not PAUSE;
- *  - Knights Corner's instructions share opcodes with nothing, and so are accepted;
- *  - a SIB byte without base (mod 0, base 5) has none whatever REX.B says, also with 67.
- * Returns false when the bytes are no instruction.
- */
-static bool put_right(const ZydisDecoder *decoder, const uint8_t *bytes, ZydisDecodedInstruction *d,
-                      ZydisDecodedOperand *z)
+/* Zydis takes VEX forms that only this processor had, some under names of ordinary instructions. */
+static bool is_knights_corner(const ZydisDecodedInstruction *d)
 {
-    if (d->mnemonic == ZYDIS_MNEMONIC_PAUSE && d->raw.rex.B) {
-        uint8_t without[INSN_MAX_LENGTH];
-
-        for (unsigned i = 0; i < d->length; i++) /* DS says nothing here */
-            without[i] = bytes[i] == 0xf3 ? 0x3e : bytes[i];
-        return ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, without, d->length, d, z));
-    }
-    if (d->meta.isa_ext == ZYDIS_ISA_EXT_KNC || d->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
-        d->meta.isa_ext == ZYDIS_ISA_EXT_KNCV)
-        return false;
-    if (d->machine_mode == ZYDIS_MACHINE_MODE_LONG_64 && d->attributes & ZYDIS_ATTRIB_HAS_SIB &&
-        d->raw.modrm.mod == 0 && d->raw.sib.base == 5)
-        for (unsigned i = 0; i < d->operand_count; i++)
-            if (z[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-                z[i].visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT) {
-                z[i].mem.base = ZYDIS_REGISTER_NONE;
-                z[i].mem.disp.has_displacement = true;
-                z[i].mem.disp.value = d->raw.disp.value;
-            }
-    return true;
+    return d->meta.isa_ext == ZYDIS_ISA_EXT_KNC || d->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
+           d->meta.isa_ext == ZYDIS_ISA_EXT_KNCV;
 }
 
 enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
@@ -439,7 +414,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         return available == INSN_MAX_LENGTH ? DECODE_TOO_LONG : DECODE_MORE;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status) || !put_right(decoder, bytes, &d, z))
+    if (!ZYAN_SUCCESS(status) || is_knights_corner(&d))
         return DECODE_UD;
 
     in.length = d.length;

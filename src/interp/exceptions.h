@@ -18,7 +18,8 @@ enum interrupt_kind {
 /*
  * Deliver through the IVT, IDT, or a task gate. For faults cpu->rip is the faulting instruction;
  * for the rest, where to return to. Faults during delivery become double faults by the table of
- * the manual; a triple fault sets activity to CPU_SHUTDOWN. Returns; never unwinds.
+ * the manual; a triple fault sets activity to CPU_SHUTDOWN. Returns; never unwinds. An external
+ * vector 2 is taken for the NMI: it blocks further ones until IRET. Ends HLT.
  */
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind, bool has_error,
                        uint32_t error);

@@ -97,7 +97,7 @@ __asm__(
     " mov $stack_top - 4096, %rsp; pushfq; pop %rax; mov %rax, seen+40\n"
     " mov seen+16, %rsp; sysretq\n"
     "sysenter_entry: mov %rsp, seen+0; mov %cs, %eax; mov %rax, seen+8; mov %ss, %eax\n"
-    " mov %rax, seen+16; mov $user_exit, %edx; mov $user_stack + 2048, %ecx; rex.w sysexit\n"
+    " mov %rax, seen+16; mov $user_exit, %edx; mov $user_stack + 2048, %ecx; sysexitq\n"
     "gate_target: mov %cs, %eax; mov %rax, seen+0; mov %ss, %eax; mov %rax, seen+8\n"
     " lea 32(%rsp), %rax; mov %rax, seen+16; mov 16(%rsp), %rax; mov %rax, seen+24\n"
     " lretq\n"
