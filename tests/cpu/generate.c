@@ -1087,6 +1087,8 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
         return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
                op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_MOVSXD: /* reads 2 or 4 bytes */
+        return has_66 && op[1].type == ZYDIS_OPERAND_TYPE_MEMORY;
     case ZYDIS_MNEMONIC_KMOVD: /* W outside 64-bit mode */
     case ZYDIS_MNEMONIC_KMOVQ:
         return !is_64 && in->raw.vex.W &&
