@@ -300,7 +300,8 @@ _Noreturn static void unwind(struct cpu *cpu, enum exception vector, bool has_er
     cpu->raise_has_error = has_error;
     cpu->raise_error = error;
     if (!cpu->unwind) {
-        fprintf(stderr, "hospes: exception %u raised outside of an instruction\n", vector);
+        fprintf(stderr, "hospes: exception %u raised outside of an instruction\n",
+                (unsigned)vector);
         abort();
     }
     longjmp(*cpu->unwind, 1);
