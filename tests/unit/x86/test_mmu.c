@@ -510,7 +510,8 @@ static void only_low_addresses_wrap_in_compatibility_mode(void **state)
 struct other_processor {
     _Atomic uint64_t *leaf;
     _Atomic bool stop;
-    uint64_t changes;
+    _Atomic uint64_t changes;
+    uint64_t lost; /* its own bit was not as it left it */
 };
 
 /* Takes A and D away and flips a bit of its own, as a kernel's page scanner would. */
@@ -519,9 +520,10 @@ static void *change_entry(void *opaque)
     struct other_processor *o = opaque;
 
     while (!atomic_load(&o->stop)) {
+        uint64_t n = atomic_fetch_add(&o->changes, 1);
+
         atomic_fetch_and(o->leaf, ~(uint64_t)(A | D));
-        atomic_fetch_xor(o->leaf, 0x200);
-        o->changes++;
+        o->lost += (atomic_fetch_xor(o->leaf, 0x200) >> 9 & 1) != (n & 1);
     }
     return NULL;
 }
@@ -537,7 +539,7 @@ static void accessed_and_dirty_lose_no_update(void **state)
     map4(f, LINEAR, PAGE | P | W);
     o.leaf = (_Atomic uint64_t *)(f->ram->host + entry(f, FORMAT_4, 1));
     assert_int_equal(pthread_create(&thread, NULL, change_entry, &o), 0);
-    for (unsigned i = 0; i < 200000; i++) {
+    for (unsigned i = 0; i < 200000 || atomic_load(&o.changes) < 200000; i++) {
         mmu_flush_page(f->cpu, LINEAR);
         if (i & 1)
             mmu_store(f->cpu, LINEAR, i, 4, MMU_KERNEL);
@@ -549,6 +551,7 @@ static void accessed_and_dirty_lose_no_update(void **state)
     end = atomic_load(o.leaf);
     assert_int_equal(end & ~(uint64_t)(A | D | 0x200), PAGE | P | W);
     assert_int_equal(end >> 9 & 1, o.changes & 1);
+    assert_int_equal(o.lost, 0);
     /* And the bits are set where nobody takes them away. */
     mmu_flush_page(f->cpu, LINEAR);
     mmu_store(f->cpu, LINEAR, 1, 4, MMU_KERNEL);
