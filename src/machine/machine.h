@@ -90,6 +90,7 @@ struct machine {
     struct error error; /* for END_ERROR */
     atomic_bool reset_requested;
     bool running, vcpus_started;
+    uint64_t stopped_tsc; /* the host's when the machine was paused */
 };
 
 /* Maps, clock, loop and engine choice; no devices. The board does the rest: machine_build().
