@@ -203,14 +203,14 @@ static const char software_own[] =
     "mmx sse sse2 monitor cx16 pcid x2apic tsc-deadline xsave hypervisor arat fsgsbase tsc-adjust "
     "smep erms invpcid smap clflushopt clwb umip la57 rdpid fsrm md-clear syscall nx mmxext "
     "pdpe1gb rdtscp lm lahf-lm cmp-legacy 3dnowprefetch topoext xsaveerptr xsaveopt xsavec xgetbv1 "
-    "xsaves";
+    "xsaves clzero wbnoinvd serialize";
 
 /* What it runs on the host's own units: there only if the host has it. */
 static const char software_host[] =
     "sse3 pclmulqdq ssse3 fma sse4.1 sse4.2 movbe popcnt aes avx f16c rdrand bmi1 avx2 bmi2 "
     "avx512f avx512dq rdseed adx avx512ifma avx512cd sha-ni avx512bw avx512vl avx512vbmi "
     "avx512vbmi2 gfni vaes vpclmulqdq avx512vnni avx512bitalg avx512-vpopcntdq "
-    "avx512-vp2intersect avx512-fp16 avx-vnni avx512-bf16 abm sse4a invtsc";
+    "avx512-vp2intersect avx512-fp16 avx-vnni avx512-bf16 abm sse4a movdiri movdir64b invtsc";
 
 /* ---- names ------------------------------------------------------------------------------- */
 
