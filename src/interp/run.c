@@ -28,6 +28,7 @@
 #include <sys/mman.h>
 
 enum { DR6_BS = 1 << 14, DR6_BT = 1 << 15 };
+enum { TICK = 4096 }; /* instructions between two calls of cpu->tick: some 50 microseconds */
 
 /* Events that the inner loop stops for whatever the state. */
 enum {
@@ -478,9 +479,9 @@ enum interp_result interp_run(struct cpu *cpu)
 {
     enum interp_result result;
 
-    do
-        result = run(cpu, UINT64_MAX);
-    while (result == INTERP_OK);
+    while ((result = run(cpu, TICK)) == INTERP_OK)
+        if (cpu->tick)
+            cpu->tick(cpu);
     return result;
 }
 
