@@ -180,7 +180,7 @@ const struct option_spec run_option_specs[] = {
     {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
      set_serial},
     {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
-    {"no-reboot", 0, NULL, NULL, "end when the guest resets", set_no_reboot},
+    {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
     {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit},

@@ -312,7 +312,7 @@ static uint64_t flags_to_push(const struct cpu *cpu, uint8_t vector, enum interr
 {
     if (pushes_rf(vector, kind))
         return cpu->rflags | RFLAGS_RF;
-    if (kind == INTERRUPT_EXTERNAL || kind == INTERRUPT_EXCEPTION)
+    if (kind == INTERRUPT_EXTERNAL || kind == INTERRUPT_NMI || kind == INTERRUPT_EXCEPTION)
         return cpu->rflags;
     return cpu->rflags & ~(uint64_t)RFLAGS_RF;
 }
@@ -516,8 +516,11 @@ void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind
 
     if (cpu->activity == CPU_HALTED)
         cpu->activity = CPU_RUNNING;
-    if (kind == INTERRUPT_EXTERNAL && vector == EXC_NMI)
+    cpu->sti_shadow = cpu->movss_shadow = false;
+    if (kind == INTERRUPT_NMI)
         cpu->nmi_blocked = true;
+    if (kind == INTERRUPT_EXCEPTION && vector == EXC_DB)
+        cpu->debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
     if (setjmp(here)) {
         enum fault_class second = class_of(cpu->raise_vector);
         enum fault_class first = current_kind == INTERRUPT_EXCEPTION ? class_of(current) : BENIGN;

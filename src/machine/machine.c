@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <x86intrin.h>
 
 struct machine *machine_new(const struct machine_config *config, bool manual_clock)
 {
@@ -48,6 +49,7 @@ void machine_free_devices(struct machine *m)
     if (m->vcpus_started)
         vcpu_join_all(m);
     m->vcpus_started = false;
+    loop_cancel_posts(m->loop, m); /* a reset that came too late: loop_free() would carry it out */
     free_devices(m);
     if (m->board && m->board->free)
         m->board->free(m);
@@ -178,6 +180,16 @@ void machine_pause(struct machine *m)
     m->running = false;
     vcpu_stop_all(m);
     clock_stop(m->clock);
+    m->stopped_tsc = __rdtsc();
+}
+
+/* Guest time stood still, so must the TSCs: all by the same, for guests compare them. */
+static void skip_pause(struct machine *m)
+{
+    uint64_t length = __rdtsc() - m->stopped_tsc;
+
+    for (unsigned i = 0; i < m->cpu_count; i++)
+        m->cpus[i]->tsc_offset -= length;
 }
 
 void machine_resume(struct machine *m)
@@ -185,6 +197,7 @@ void machine_resume(struct machine *m)
     if (m->running || m->end != END_NONE)
         return;
     m->running = true;
+    skip_pause(m);
     clock_start(m->clock);
     vcpu_run_all(m);
 }

@@ -192,8 +192,9 @@ static const struct base_model models[] = {
      * watching memory for an idle processor. */
     {"host", NULL, NULL, "monitor", NULL, 0, 0, 0, 0, NULL},
     /* AMD's name because guests then leave out what only cures Intel's hardware (page-table
-     * isolation costs a software MMU dearly); no such family exists, so no quirks are tried. */
-    {"max", NULL, NULL, "monitor", "AuthenticAMD", 6, 6, 3, 46, "Hospes maximum processor"},
+     * isolation costs a software MMU dearly). The first family with long mode: a 32-bit Linux takes
+     * family 6 for an Athlon, and warns that this one is not made for several processors. */
+    {"max", NULL, NULL, "monitor", "AuthenticAMD", 15, 107, 1, 46, "Hospes maximum processor"},
 };
 
 /* What the interpreter executes itself, whatever the host is. */

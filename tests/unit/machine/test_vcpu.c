@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <unistd.h>
+#include <x86intrin.h>
 
 enum program { SPIN, HALT, TRIPLE_FAULT, FAIL, POWER_OFF, PANIC };
 
@@ -169,6 +170,34 @@ static void pausing_stops_processors_and_time(void **state)
     machine_free(m);
 }
 
+static void the_tsc_does_not_jump_over_a_pause(void **state)
+{
+    struct machine *m = start(SPIN, 2, false);
+    uint64_t offset, skipped, outside, inside, tsc, again;
+
+    (void)state;
+    m->cpus[1]->tsc_offset += 12345; /* the guest wrote it: the difference stays */
+    wait_for(&fake.runs[0], 1);
+    for (unsigned i = 0; i < 2; i++) {
+        offset = m->cpus[0]->tsc_offset;
+        tsc = cpu_read_tsc(m->cpus[0]);
+        outside = __rdtsc();
+        machine_pause(m);
+        inside = __rdtsc();
+        usleep(5000);
+        inside = __rdtsc() - inside;
+        machine_resume(m);
+        outside = __rdtsc() - outside;
+        again = cpu_read_tsc(m->cpus[0]);
+        skipped = offset - m->cpus[0]->tsc_offset;
+        assert_true(skipped >= inside);
+        assert_true(skipped <= outside);
+        assert_true(again >= tsc);
+        assert_int_equal(m->cpus[1]->tsc_offset - m->cpus[0]->tsc_offset, 12345);
+    }
+    machine_free(m);
+}
+
 static void sipi_starts_a_processor_once(void **state)
 {
     struct machine *m = start(SPIN, 2, false);
@@ -246,6 +275,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ends_with_the_reason),
         cmocka_unit_test(pausing_stops_processors_and_time),
+        cmocka_unit_test(the_tsc_does_not_jump_over_a_pause),
         cmocka_unit_test(sipi_starts_a_processor_once),
         cmocka_unit_test(a_halted_processor_sleeps_until_an_interrupt),
         cmocka_unit_test(too_many_processors_are_refused),
