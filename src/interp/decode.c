@@ -470,6 +470,11 @@ void insn_bind(const struct cpu *cpu, struct insn *in, bool plain_real)
         break;
     case ZYDIS_MNEMONIC_CMPXCHG8B: there = cpu_has(cpu, FEATURE_CX8); break;
     case ZYDIS_MNEMONIC_MOVDIR64B: there = cpu_has(cpu, FEATURE_MOVDIR64B); break;
+    case ZYDIS_MNEMONIC_RDTSC: there = cpu_has(cpu, FEATURE_TSC); break;
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR: there = cpu_has(cpu, FEATURE_MSR); break;
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET: there = cpu_has(cpu, FEATURE_SYSCALL); break;
     case ZYDIS_MNEMONIC_SYSENTER:
     case ZYDIS_MNEMONIC_SYSEXIT: there = cpu_has(cpu, FEATURE_SEP); break;
     case ZYDIS_MNEMONIC_LAHF:

@@ -16,6 +16,8 @@
 
 #include "x86/model.h"
 
+#include <sched.h>
+
 enum alu_op {
     OP_ADD,
     OP_OR,
@@ -1227,8 +1229,8 @@ static void do_bound(struct cpu *cpu, const struct insn *in)
     uint64_t offset = address_of(cpu, in), both;
     int64_t index = sign_extend(reg_read(cpu, in->op[0].reg, size), bits);
 
-    /* One access of both bounds: the limit is checked for the whole. */
-    segment_linear(cpu, (enum segment_name)in->segment, offset, size * 2, MMU_READ);
+    /* The limit is checked for both bounds first; each is aligned by itself. */
+    segment_linear(cpu, (enum segment_name)in->segment, offset + size, size, MMU_READ);
     both = segment_load(cpu, (enum segment_name)in->segment, offset, size);
     if (index < sign_extend(both, bits))
         cpu_raise(cpu, EXC_BR);
@@ -1237,9 +1239,15 @@ static void do_bound(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_BR);
 }
 
+/* A processor that spins waits for another one, which may have no host CPU while we have ours. */
 static void do_pause(struct cpu *cpu, const struct insn *in)
 {
-    __asm__ volatile("pause");
+    static _Thread_local unsigned pauses;
+
+    if (++pauses % 32 == 0)
+        sched_yield();
+    else
+        __asm__ volatile("pause");
 }
 
 const struct insn_row insn_integer[] = {

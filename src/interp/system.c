@@ -388,7 +388,7 @@ static void run_xgetbv(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_UD);
     if (n > 1 || (n == 1 && !cpu_has(cpu, FEATURE_XGETBV1)))
         raise_gp(cpu);
-    edx_eax_set(cpu, cpu->xcr0); /* 1: what is in use; all may be */
+    edx_eax_set(cpu, n ? cpu->xcr0 & components_in_use(cpu) : cpu->xcr0);
 }
 
 static void run_xsetbv(struct cpu *cpu, const struct insn *in)

@@ -579,7 +579,7 @@ static int pull_events(struct cpu *cpu)
         cpu->pending_error = v.exception.error_code;
     } else if (v.nmi.injected) {
         cpu->pending_vector = EXC_NMI;
-        cpu->pending_kind = INTERRUPT_EXTERNAL;
+        cpu->pending_kind = INTERRUPT_NMI;
     } else if (v.interrupt.injected && !v.interrupt.soft) {
         /* A software interrupt is not taken over: RIP is at its instruction still. */
         cpu->pending_vector = v.interrupt.nr;

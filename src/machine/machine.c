@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <x86intrin.h>
 
 struct machine *machine_new(const struct machine_config *config, bool manual_clock)
 {
@@ -146,7 +147,6 @@ int machine_build(struct machine *m, const struct board_type *board,
 /* vCPUs stand still. */
 static int reset_all(struct machine *m, struct error *err)
 {
-    m->paused_tsc = cpu_host_tsc(); /* cpu_reset() forgets earlier pauses */
     m->a20_mask = ~UINT64_C(0);
     for (unsigned i = 0; i < m->cpu_count; i++) {
         m->cpus[i]->events = 0;
@@ -180,21 +180,24 @@ void machine_pause(struct machine *m)
     m->running = false;
     vcpu_stop_all(m);
     clock_stop(m->clock);
-    m->paused_tsc = cpu_host_tsc();
+    m->stopped_tsc = __rdtsc();
+}
+
+/* Guest time stood still, so must the TSCs: all by the same, for guests compare them. */
+static void skip_pause(struct machine *m)
+{
+    uint64_t length = __rdtsc() - m->stopped_tsc;
+
+    for (unsigned i = 0; i < m->cpu_count; i++)
+        m->cpus[i]->tsc_offset -= length;
 }
 
 void machine_resume(struct machine *m)
 {
-    uint64_t paused;
-
     if (m->running || m->end != END_NONE)
         return;
     m->running = true;
-    /* The TSCs stood still with the clock: or kernels find that they disagree and distrust one. */
-    paused = cpu_host_tsc() - m->paused_tsc;
-    for (unsigned i = 0; i < m->cpu_count; i++)
-        m->cpus[i]->tsc_offset -= paused;
-    m->paused_tsc = 0;
+    skip_pause(m);
     clock_start(m->clock);
     vcpu_run_all(m);
 }

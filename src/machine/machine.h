@@ -23,8 +23,8 @@ enum { MACHINE_MAX_CPUS = 255 };
 enum machine_end {
     END_NONE,
     END_POWEROFF, /* the guest switched itself off */
-    END_RESET,    /* reset, and the machine was told not to reboot */
-    END_PANIC,    /* the guest said it panicked (pvpanic), or a triple fault without reboot */
+    END_RESET,    /* reset (a triple fault is one), and the machine was told not to reboot */
+    END_PANIC,    /* the guest said it panicked (pvpanic) */
     END_QUIT,     /* the user asked */
     END_ERROR,    /* the engine could not go on */
     END_DEBUG,    /* isa-debug-exit; machine->debug_code has the value */
@@ -90,7 +90,7 @@ struct machine {
     struct error error; /* for END_ERROR */
     atomic_bool reset_requested;
     bool running, vcpus_started;
-    uint64_t paused_tsc; /* paused: the host's TSC when guest time stopped; else 0 */
+    uint64_t stopped_tsc; /* the host's when the machine was paused */
 };
 
 /* Maps, clock, loop and engine choice; no devices. The board does the rest: machine_build().

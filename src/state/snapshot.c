@@ -46,10 +46,12 @@ static const struct state_field cpu_extra_state[] = {
     STATE_END,
 };
 
-/* The host's TSC when guest time stopped: the guest's TSCs go on from there. */
+/* The host's TSC when guest time stopped: the guest's TSCs go on from there. 0 without CPUs. */
 static uint64_t host_tsc(const struct machine *m)
 {
-    return m->paused_tsc ? m->paused_tsc : cpu_host_tsc();
+    if (m->stopped_tsc && !m->running)
+        return m->stopped_tsc;
+    return m->cpu_count ? cpu_read_tsc(m->cpus[0]) - m->cpus[0]->tsc_offset : 0;
 }
 
 static void put_section(FILE *out, enum section_kind kind, const char *name, uint64_t length)

@@ -316,6 +316,8 @@ struct cpu {
     struct interp *interp;         /* decode cache and more: interp_attach() */
     void *engine;                  /* the engine's own data for this vCPU */
     void (*kick)(struct cpu *cpu); /* by the engine: make run() look at events soon; any thread */
+    void (*tick)(struct cpu *cpu); /* called by software engines every few thousand instructions,
+                                      between two of them; may be NULL */
     void *vcpu;                    /* machine/vcpu.h's */
     _Atomic bool sleeping;         /* the thread waits in cpu_sleep() */
 };
@@ -354,7 +356,6 @@ _Noreturn void cpu_raise_error(struct cpu *cpu, enum exception vector, uint32_t 
 uint64_t cpu_phys_read(struct cpu *cpu, gpa address, unsigned size);
 void cpu_phys_write(struct cpu *cpu, gpa address, uint64_t value, unsigned size);
 
-uint64_t cpu_host_tsc(void);
 uint64_t cpu_read_tsc(const struct cpu *cpu);
 void cpu_write_tsc(struct cpu *cpu, uint64_t value);
 uint64_t cpu_tsc_hz(void); /* of this host, measured once */

@@ -244,9 +244,9 @@ static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecod
     if (cpu->rflags & RFLAGS_AC && (m->size > 64 || in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
                                     in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX))
         d->give_up = "alignment check of a wide operand";
-    if (cpu->code_size != 8 &&
-        (in->avx.mask.reg > ZYDIS_REGISTER_K0 || in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX))
-        d->any_fault = true; /* masked beyond a limit: #GP, or #PF of what is selected, first */
+    if (cpu->code_size != 8 && (in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+                                in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX))
+        d->any_fault = true; /* across a limit: #GP, or #PF of what is masked in, first */
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:

@@ -367,9 +367,19 @@ static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOpe
 
     if (at >= (uint64_t)ARENA_CODE_PAGES * PAGE)
         return false;
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-        &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
-        MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op));
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
+            &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
+            MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op)))
+        return false;
+    /* Zydis 4.0 makes R13D of a base that is not there when 67 and REX.B are. */
+    if (which == 0 && in->attributes & ZYDIS_ATTRIB_HAS_SIB && in->raw.modrm.mod == 0 &&
+        in->raw.sib.base == 5)
+        for (unsigned i = 0; i < in->operand_count_visible; i++)
+            if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+                op[i].mem.base = ZYDIS_REGISTER_NONE;
+                op[i].mem.disp.value = in->raw.disp.value;
+            }
+    return true;
 }
 
 /* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
@@ -380,7 +390,11 @@ static bool reserved(struct guest *g, bool *lock)
 
     *lock = false;
     for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
-        switch (g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at]) {
+        uint8_t byte = g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at];
+
+        if (cpu->code_size == 8 && (byte & 0xf0) == 0x40)
+            continue;
+        switch (byte) {
         case 0x26:
         case 0x2e:
         case 0x36:
