@@ -302,12 +302,18 @@ static void set_line(struct i8254 *p)
     irq_line_set(&p->line, level && !p->irq_disabled);
 }
 
+/* Nobody hears edges while the HPET has the interrupt; one that was missed comes afterwards. */
+static void arm(struct i8254 *p)
+{
+    timer_set(&p->timer, p->irq_disabled ? CLOCK_NEVER : p->deadline);
+}
+
 static void schedule(struct i8254 *p)
 {
     uint64_t edge = next_edge(&p->channel[0], tick_of(p->now));
 
     p->deadline = edge == UINT64_MAX ? CLOCK_NEVER : MAX(nsec_of(edge), p->now + SHORTEST_INTERVAL);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 static void i8254_expired(struct device *dev, struct timer *t)
@@ -339,7 +345,7 @@ static void i8254_refresh(struct device *dev)
         channel_sanitize(&p->channel[i]);
     p->now = device_now(dev);
     set_line(p);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 static void i8254_reset(struct device *dev)
@@ -353,15 +359,18 @@ static void i8254_reset(struct device *dev)
     p->polls = 0;
     p->deadline = CLOCK_NEVER;
     set_line(p);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 void i8254_irq_enable(struct device *pit, bool enable)
 {
+    struct i8254 *p = to_i8254(pit);
+
     pthread_mutex_lock(&pit->lock);
-    to_i8254(pit)->irq_disabled = !enable;
-    sync_all(to_i8254(pit));
-    set_line(to_i8254(pit));
+    p->irq_disabled = !enable;
+    sync_all(p);
+    set_line(p);
+    arm(p);
     pthread_mutex_unlock(&pit->lock);
 }
 
