@@ -355,7 +355,7 @@ static bool take_event(struct cpu *cpu, uint32_t events)
         debug_exception(cpu, bits);
         return true;
     }
-    if ((events & CPU_EVENT_NMI) && !cpu->nmi_blocked && !cpu->in_smm && !held) {
+    if ((events & CPU_EVENT_NMI) && !cpu->nmi_blocked && !held) {
         cpu_retract(cpu, CPU_EVENT_NMI);
         deliver(cpu, EXC_NMI, INTERRUPT_NMI, false, 0);
         return true;
@@ -378,7 +378,7 @@ static uint32_t watched_events(const struct cpu *cpu)
 
     if (cpu->rflags & RFLAGS_IF)
         watch |= CPU_EVENT_INTR;
-    if (!cpu->nmi_blocked && !cpu->in_smm)
+    if (!cpu->nmi_blocked)
         watch |= CPU_EVENT_NMI;
     if (!cpu->in_smm)
         watch |= CPU_EVENT_SMI;

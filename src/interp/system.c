@@ -16,6 +16,7 @@
 
 enum {
     DR6_BD = 1 << 13,
+    DR6_BS = 1 << 14,
     DR7_GD = 1 << 13,
     CR0_LMSW = CR0_PE | CR0_MP | CR0_EM | CR0_TS,
 };
@@ -611,6 +612,9 @@ static void run_sysret(struct cpu *cpu, const struct insn *in)
         cpu->rflags |= RFLAGS_IF;
     flat_segments(cpu, (uint16_t)((base + (to_64bit ? 16 : 0)) | 3), (uint16_t)((base + 8) | 3), 3,
                   to_64bit);
+    /* With TF the trap comes at once, as if the SYSCALL had just ended. */
+    if (cpu->rflags & RFLAGS_TF)
+        cpu->dr6_pending |= DR6_BS;
 }
 
 static void run_sysenter(struct cpu *cpu, const struct insn *in)
