@@ -5,9 +5,12 @@ ASAN := build-asan
 JOBS := $(shell nproc)
 NINJA = ninja -C $(BUILD) -j$(JOBS)
 
-.PHONY: all demo check check-cpu check-long bench fuzz install format lint deps clean help
+.PHONY: all tests demo check check-cpu check-long bench fuzz install format lint deps clean help
 
 all: deps $(BUILD)/build.ninja ## build build/hospes
+	@$(NINJA) hospes
+
+tests: all ## build the tests, too
 	@$(NINJA)
 
 demo: ## install what is missing, build, boot a Debian kernel to a shell
@@ -17,16 +20,16 @@ demo: ## install what is missing, build, boot a Debian kernel to a shell
 
 check: ## install what is missing, build, run all tests (under 20 minutes on 2 cores)
 	@scripts/install-deps build check demo
-	@$(MAKE) --no-print-directory all $(ASAN)/build.ninja
+	@$(MAKE) --no-print-directory tests $(ASAN)/build.ninja
 	@ninja -C $(ASAN) -j$(JOBS)
 	@tools/check
 
-check-cpu: all ## a million random sequences against the host CPU
+check-cpu: tests ## a million random sequences against the host CPU
 	$(BUILD)/tests/cpu/cpu-oracle --count 1000000
 
 check-long: ## the long suites: boot matrix, nested KVM, a million sequences
 	@scripts/install-deps build check demo long
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory tests
 	@tools/check --long
 
 bench: ## measure, side by side with QEMU's TCG
@@ -40,7 +43,9 @@ fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=N)
 	@tools/fuzz
 
 install: all ## install under PREFIX (default /usr/local), DESTDIR is honoured
-	@meson install -C $(BUILD) --no-rebuild $(if $(DESTDIR),--destdir $(DESTDIR))
+	$(if $(PREFIX),@meson configure $(BUILD) -Dprefix=$(PREFIX))
+	@$(NINJA) share
+	@meson install -C $(BUILD) --no-rebuild --tags runtime,man $(if $(DESTDIR),--destdir $(DESTDIR))
 
 format: ## put white space as .clang-format says
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
@@ -52,10 +57,10 @@ deps:
 	@scripts/install-deps build
 
 $(BUILD)/build.ninja:
-	@meson setup $(BUILD) $(if $(PREFIX),--prefix $(PREFIX)) >/dev/null || { rm -rf $(BUILD); exit 1; }
+	@meson setup $(BUILD) $(if $(PREFIX),--prefix $(PREFIX)) >$(BUILD).log || { cat $(BUILD).log; rm -rf $(BUILD); exit 1; }
 
 $(ASAN)/build.ninja:
-	@CC=gcc meson setup $(ASAN) -Db_sanitize=address,undefined -Doptimization=1 >/dev/null || { rm -rf $(ASAN); exit 1; }
+	@CC=gcc meson setup $(ASAN) -Db_sanitize=address,undefined -Doptimization=1 >$(ASAN).log || { cat $(ASAN).log; rm -rf $(ASAN); exit 1; }
 
 clean: ## remove what was built
 	@rm -rf $(BUILD) $(ASAN)

@@ -137,6 +137,17 @@ static void operate(struct guest *g, const uint8_t *op)
     }
 }
 
+/* Short ones: what goes wrong does so after some steps, and each step may rebuild the memory map.
+ */
+size_t fuzz_make_input(uint8_t *to, size_t room)
+{
+    size_t size = 1 + OPERATION * (fuzz_random() % 100);
+
+    for (size_t i = 0; i < size; i++)
+        to[i] = (uint8_t)fuzz_random();
+    return size;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static struct guest guests[2];

@@ -186,8 +186,9 @@ int options_parse(const struct option_spec *specs, int argc, char **argv, void *
             if (c == FIRST_LONG + (int)i || (c < FIRST_LONG && specs[i].letter == c))
                 s = &specs[i];
         if (c == ':') {
-            if (optopt >= FIRST_LONG)
-                s = &specs[optopt - FIRST_LONG];
+            for (unsigned i = 0; i < count; i++)
+                if (optopt == FIRST_LONG + (int)i || specs[i].letter == optopt)
+                    s = &specs[i];
             return error_set(err, EINVAL, "option %s needs a value%s%s", argv[optind - 1],
                              s ? ": " : "", s ? s->argument : "");
         }

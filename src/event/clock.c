@@ -10,6 +10,7 @@
 
 #include <assert.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/timerfd.h>
 #include <time.h>
@@ -18,11 +19,11 @@
 struct clock {
     pthread_mutex_t lock;
     bool manual;
-    unsigned stopped;    /* nesting count */
-    uint64_t offset;     /* running: guest = host - offset */
-    uint64_t frozen;     /* stopped or manual: guest time */
-    int timerfd;         /* -1: manual */
-    uint64_t programmed; /* host deadline in the timerfd, 0: disarmed */
+    unsigned stopped;            /* nesting count */
+    uint64_t offset;             /* running: guest = host - offset */
+    uint64_t frozen;             /* stopped or manual: guest time */
+    int timerfd;                 /* -1: manual */
+    _Atomic uint64_t programmed; /* host deadline in the timerfd, 0: disarmed */
     struct clock_timer **heap;
     int count, capacity;
 };
@@ -206,6 +207,14 @@ void clock_run(struct clock *c)
     }
     program_locked(c);
     pthread_mutex_unlock(&c->lock);
+}
+
+void clock_poll(struct clock *c)
+{
+    uint64_t due = atomic_load_explicit(&c->programmed, memory_order_relaxed);
+
+    if (due && host_now() >= due)
+        clock_run(c);
 }
 
 void clock_advance(struct clock *c, uint64_t nsec)

@@ -162,7 +162,7 @@ static void span_find(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode 
     unsigned first = (unsigned)MIN((uint64_t)size, 0x1000 - (linear & 0xfff));
     gva next = linear + first;
 
-    if (cpu->code_size != 8 && cpu->code_size != 0)
+    if (cpu->code_size != 8 && linear <= UINT32_MAX)
         next = (uint32_t)next;
     memset(s, 0, sizeof *s);
     s->pieces = first < size ? 2 : 1;

@@ -66,6 +66,9 @@ uint64_t stack_pop(struct cpu *cpu, unsigned size);              /* load, then m
  * form (#GP(0)) before anything else is committed. */
 void branch_to(struct cpu *cpu, const struct insn *in, uint64_t target);
 
+/* XINUSE: which components of XCR0 are not in their initial configuration. state_insn.c. */
+uint64_t components_in_use(const struct cpu *cpu);
+
 /* The mode of implicit supervisor accesses (descriptor tables, TSS): MMU_KERNEL under SMAP
  * whatever the CPL, MMU_KERNEL_AC without. */
 enum mmu_mode mmu_system_mode(const struct cpu *cpu);

@@ -7,7 +7,7 @@
 #include "interp/protect.h"
 
 enum { RW_EXECUTE, RW_WRITE, RW_IO, RW_ACCESS };
-enum { DR7_GD = 1 << 13, DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2, DR6_TRAPS = 0xf };
+enum { DR7_GD = 1 << 13, DR6_TRAPS = 0xf };
 
 static bool enabled(const struct cpu *cpu, unsigned n)
 {
@@ -76,6 +76,5 @@ void debug_exception(struct cpu *cpu, uint64_t dr6_bits)
 {
     cpu->dr[6] = (cpu->dr[6] & ~(uint64_t)DR6_TRAPS) | dr6_bits;
     cpu->dr[7] &= ~(uint64_t)DR7_GD;
-    cpu->debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
     interrupt_deliver(cpu, EXC_DB, INTERRUPT_EXCEPTION, false, 0);
 }

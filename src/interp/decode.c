@@ -388,6 +388,13 @@ static insn_handler choose_handler(struct insn *out, const ZydisDecodedInstructi
     return simd_bind(out, d, z);
 }
 
+/* Zydis takes VEX forms that only this processor had, some under names of ordinary instructions. */
+static bool is_knights_corner(const ZydisDecodedInstruction *d)
+{
+    return d->meta.isa_ext == ZYDIS_ISA_EXT_KNC || d->meta.isa_ext == ZYDIS_ISA_EXT_KNCE ||
+           d->meta.isa_ext == ZYDIS_ISA_EXT_KNCV;
+}
+
 enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigned code_size,
                                struct insn *out)
 {
@@ -407,7 +414,7 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         return available == INSN_MAX_LENGTH ? DECODE_TOO_LONG : DECODE_MORE;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status))
+    if (!ZYAN_SUCCESS(status) || is_knights_corner(&d))
         return DECODE_UD;
 
     in.length = d.length;
@@ -463,6 +470,11 @@ void insn_bind(const struct cpu *cpu, struct insn *in, bool plain_real)
         break;
     case ZYDIS_MNEMONIC_CMPXCHG8B: there = cpu_has(cpu, FEATURE_CX8); break;
     case ZYDIS_MNEMONIC_MOVDIR64B: there = cpu_has(cpu, FEATURE_MOVDIR64B); break;
+    case ZYDIS_MNEMONIC_RDTSC: there = cpu_has(cpu, FEATURE_TSC); break;
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR: there = cpu_has(cpu, FEATURE_MSR); break;
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET: there = cpu_has(cpu, FEATURE_SYSCALL); break;
     case ZYDIS_MNEMONIC_SYSENTER:
     case ZYDIS_MNEMONIC_SYSEXIT: there = cpu_has(cpu, FEATURE_SEP); break;
     case ZYDIS_MNEMONIC_LAHF:

@@ -236,6 +236,8 @@ void stack_push_to(struct cpu *cpu, struct stack *s, uint64_t value, unsigned si
             cpu_raise_error(cpu, EXC_SS, s->error);
         linear = (s->ss.base + offset) & UINT32_MAX;
     }
+    if (cpu->rflags & RFLAGS_AC && cpu->cr0 & CR0_AM && s->mode == MMU_USER && linear & (size - 1))
+        cpu_raise_error(cpu, EXC_AC, 0);
     mmu_store(cpu, linear, value, size, s->mode);
     s->sp = (s->sp & ~mask) | offset;
 }
@@ -310,7 +312,7 @@ static uint64_t flags_to_push(const struct cpu *cpu, uint8_t vector, enum interr
 {
     if (pushes_rf(vector, kind))
         return cpu->rflags | RFLAGS_RF;
-    if (kind == INTERRUPT_EXTERNAL || kind == INTERRUPT_EXCEPTION)
+    if (kind == INTERRUPT_EXTERNAL || kind == INTERRUPT_NMI || kind == INTERRUPT_EXCEPTION)
         return cpu->rflags;
     return cpu->rflags & ~(uint64_t)RFLAGS_RF;
 }
@@ -484,9 +486,12 @@ void interrupt_transfer(struct cpu *cpu, uint8_t vector, enum interrupt_kind kin
         cpu_raise_error(cpu, EXC_NP, gate_error);
     if (lm)
         transfer_long(cpu, vector, kind, &gate, has_error, error, return_rip, ext);
-    else if (type == TYPE_TASK_GATE)
+    else if (type == TYPE_TASK_GATE) {
+        /* The image of the old task is made of the flags themselves. Should the switch fail, what
+         * it raises is a fault too. */
+        cpu->rflags = flags_to_push(cpu, vector, kind);
         task_gate(cpu, &gate, TASK_INTERRUPT, has_error, error, return_rip, ext);
-    else
+    } else
         transfer_gate(cpu, vector, kind, &gate, has_error, error, return_rip, ext);
 }
 
@@ -514,8 +519,11 @@ void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind
 
     if (cpu->activity == CPU_HALTED)
         cpu->activity = CPU_RUNNING;
-    if (kind == INTERRUPT_EXTERNAL && vector == EXC_NMI)
+    cpu->sti_shadow = cpu->movss_shadow = false;
+    if (kind == INTERRUPT_NMI)
         cpu->nmi_blocked = true;
+    if (kind == INTERRUPT_EXCEPTION && vector == EXC_DB)
+        cpu->debugctl &= ~(uint64_t)(DEBUGCTL_LBR | DEBUGCTL_BTF);
     if (setjmp(here)) {
         enum fault_class second = class_of(cpu->raise_vector);
         enum fault_class first = current_kind == INTERRUPT_EXCEPTION ? class_of(current) : BENIGN;

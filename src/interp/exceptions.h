@@ -8,17 +8,19 @@
 #include "x86/cpu.h"
 
 enum interrupt_kind {
-    INTERRUPT_EXTERNAL,  /* INTR, NMI (vector 2) */
+    INTERRUPT_EXTERNAL,  /* INTR, whatever its vector */
     INTERRUPT_EXCEPTION, /* faults, traps: what cpu_raise() and #DB make */
     INTERRUPT_SOFTWARE,  /* INT n: DPL of the gate is checked */
     INTERRUPT_INT3,      /* INT3, INTO: likewise */
     INTERRUPT_ICEBP,     /* INT1: not checked */
+    INTERRUPT_NMI,       /* blocks further ones until IRET */
 };
 
 /*
  * Deliver through the IVT, IDT, or a task gate. For faults cpu->rip is the faulting instruction;
  * for the rest, where to return to. Faults during delivery become double faults by the table of
- * the manual; a triple fault sets activity to CPU_SHUTDOWN. Returns; never unwinds.
+ * the manual; a triple fault sets activity to CPU_SHUTDOWN. Returns; never unwinds. Ends HLT and
+ * shadows.
  */
 void interrupt_deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind, bool has_error,
                        uint32_t error);
@@ -28,6 +30,8 @@ static inline bool cpu_debug_active(const struct cpu *cpu)
 {
     return (cpu->dr[7] & 0xff) != 0;
 }
+
+enum { DEBUGCTL_LBR = 1, DEBUGCTL_BTF = 2 }; /* #DB clears both */
 
 /* #DB: set DR6 bits and deliver. */
 void debug_exception(struct cpu *cpu, uint64_t dr6_bits);

@@ -7,6 +7,8 @@
  */
 #include "interp/protect.h"
 
+#include "x86/model.h"
+
 enum { RFLAGS_ALWAYS = RFLAGS_STATUS | RFLAGS_TF | RFLAGS_DF | RFLAGS_NT };
 
 static bool real_or_vm86(const struct cpu *cpu)
@@ -34,6 +36,13 @@ static bool bad_long_code(const struct cpu *cpu, const struct descriptor *d)
 
 /* ---- JMP and CALL --------------------------------------------------------------------------- */
 
+/* Of the offset of a far pointer in memory. AMD's have none of 64 bits: REX.W leaves the pointer
+ * at 16:32 there, though CALL then pushes 8 bytes each (seen on a Zen 4). */
+static unsigned pointer_size(const struct cpu *cpu, const struct insn *in)
+{
+    return in->operand_size == 8 && cpu_is_amd(cpu) ? 4 : in->operand_size;
+}
+
 struct far_target {
     uint16_t selector;
     uint64_t offset;
@@ -42,7 +51,7 @@ struct far_target {
 static struct far_target far_operand(struct cpu *cpu, const struct insn *in)
 {
     struct far_target t = {(uint16_t)in->imm2, in->imm};
-    unsigned size = in->operand_size;
+    unsigned size = pointer_size(cpu, in);
     uint64_t offset;
 
     if (in->op[0].kind == OPERAND_MEM) {
@@ -384,7 +393,8 @@ static void iret_to_vm86(struct cpu *cpu, uint64_t rip, uint16_t cs, uint64_t fl
 
     for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
         selector[i] = (uint16_t)stack_load(cpu, 16 + 4 * i, 4);
-    rip &= 0xffff;
+    if (rip > 0xffff)
+        cpu_raise_error(cpu, EXC_GP, 0);
     return_flags_set(cpu, flags, 4, 0);
     cpu->rflags |= RFLAGS_VM;
     segment_set_real(cpu, SEG_CS, cs);
@@ -437,13 +447,13 @@ static void iret_protected(struct cpu *cpu, unsigned size)
 
 static void run_iret(struct cpu *cpu, const struct insn *in)
 {
+    cpu->nmi_blocked = false; /* also when it faults */
     if (real_or_vm86(cpu))
         iret_real(cpu, in->operand_size);
     else if (cpu->rflags & RFLAGS_NT)
         iret_task(cpu);
     else
         iret_protected(cpu, in->operand_size);
-    cpu->nmi_blocked = false;
 }
 
 /* ---- INT ------------------------------------------------------------------------------------ */
@@ -531,9 +541,14 @@ static void run_mov(struct cpu *cpu, const struct insn *in)
         cpu->movss_shadow = true;
 }
 
+/* A 32-bit push writes two bytes of the four on Intel's, zero-extends on AMD's; with 64 bits both
+ * zero-extend. */
 static void run_push(struct cpu *cpu, const struct insn *in)
 {
-    stack_push(cpu, cpu->seg[in->op[0].reg].selector, in->stack_size);
+    unsigned size = in->stack_size == 4 && !cpu_is_amd(cpu) ? 2 : in->stack_size;
+
+    stack_store(cpu, in->stack_size, cpu->seg[in->op[0].reg].selector, size);
+    stack_move(cpu, -(int64_t)in->stack_size);
 }
 
 static void run_pop(struct cpu *cpu, const struct insn *in)
@@ -552,7 +567,7 @@ static void run_pop(struct cpu *cpu, const struct insn *in)
 
 static void load_far_pointer(struct cpu *cpu, const struct insn *in, enum segment_name seg)
 {
-    unsigned size = in->operand_size;
+    unsigned size = pointer_size(cpu, in);
     uint64_t offset = insn_offset(cpu, in), value = segment_load(cpu, in->segment, offset, size);
 
     offset += size;

@@ -32,6 +32,7 @@ struct interp {
     uint64_t rip_mask; /* of RIP and of linear addresses of code */
     uint32_t watch;    /* the events that matter now */
 
+    uint64_t dr6_held; /* cpu->dr6_pending before the instruction under way: see MOV SS */
     uint64_t executed; /* before this run */
     uint64_t events;   /* delivered in this run */
     uint64_t budget;   /* instructions left in this run */

@@ -1229,8 +1229,8 @@ static void do_bound(struct cpu *cpu, const struct insn *in)
     uint64_t offset = address_of(cpu, in), both;
     int64_t index = sign_extend(reg_read(cpu, in->op[0].reg, size), bits);
 
-    /* One access of both bounds: the limit is checked for the whole. */
-    segment_linear(cpu, (enum segment_name)in->segment, offset, size * 2, MMU_READ);
+    /* The limit is checked for both bounds first; each is aligned by itself. */
+    segment_linear(cpu, (enum segment_name)in->segment, offset + size, size, MMU_READ);
     both = segment_load(cpu, (enum segment_name)in->segment, offset, size);
     if (index < sign_extend(both, bits))
         cpu_raise(cpu, EXC_BR);

@@ -27,7 +27,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-enum { DR6_BS = 1 << 14 };
+enum { DR6_BS = 1 << 14, DR6_BT = 1 << 15 };
+enum { TICK = 4096 }; /* instructions between two calls of cpu->tick: some 50 microseconds */
 
 /* Events that the inner loop stops for whatever the state (INIT waits for the end of SMM). */
 enum {
@@ -274,13 +275,33 @@ static void count_event(struct interp *it)
     it->events++;
 }
 
+/* Was the instruction just executed a branch that was taken? What single steps under DEBUGCTL.BTF
+ * stop for. A conditional one to the instruction behind it counts as not taken. */
+static bool branched(const struct cpu *cpu, const struct insn *in, uint64_t behind)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET:
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_SYSEXIT: return true;
+    default: /* a string instruction with more to do stays where it is */
+        return cpu->rip != behind && !(in->prefix & (PREFIX_REP | PREFIX_REPNE));
+    }
+}
+
 /* One instruction with everything around it that execute_many() need not think of. */
 static void execute_careful(struct cpu *cpu)
 {
     struct interp *it = cpu->interp;
-    bool stepping = (cpu->rflags & RFLAGS_TF) != 0;
+    bool stepping = (cpu->rflags & RFLAGS_TF) != 0, by_branch = cpu->debugctl & DEBUGCTL_BTF;
     const struct insn *in;
-    uint64_t bits;
+    uint64_t bits, behind;
 
     /* The one fault whose image has RF as it was (clear): the handler sets it to go on. */
     if (cpu_debug_active(cpu) && !cpu->movss_shadow && debug_fetch_match(cpu, &bits)) {
@@ -289,13 +310,17 @@ static void execute_careful(struct cpu *cpu)
         return;
     }
     in = fetch(cpu);
+    behind = (cpu->rip + in->length) & it->rip_mask;
     cpu->rflags &= ~(uint64_t)RFLAGS_RF;
     cpu->sti_shadow = cpu->movss_shadow = false;
     execute(cpu, in, it->rip_mask);
     it->budget--;
     /* Delivery of INT n clears TF and with it the trap; INTO may have done nothing. */
-    if (stepping && !((in->flags & INSN_INT) && !(cpu->rflags & RFLAGS_TF)) && !cpu->movss_shadow)
+    if (stepping && !((in->flags & INSN_INT) && !(cpu->rflags & RFLAGS_TF)) && !cpu->movss_shadow &&
+        (!by_branch || branched(cpu, in, behind)))
         cpu->dr6_pending |= DR6_BS;
+    if (cpu->dr6_pending && cpu->activity == CPU_HALTED)
+        cpu->activity = CPU_RUNNING; /* the trap behind HLT ends it */
 }
 
 /* ---- between instructions ----------------------------------------------------------------- */
@@ -307,12 +332,16 @@ static void deliver(struct cpu *cpu, uint8_t vector, enum interrupt_kind kind, b
     interrupt_deliver(cpu, vector, kind, has_error, error);
 }
 
-/* Take the most urgent event, if any may be taken now; true: one was, look again. */
+/*
+ * Take the most urgent event, if any may be taken now; true: one was, look again. An SMI waits for
+ * a shadow to pass and a trap to be taken, for the saved state has no room for either: the manual
+ * has it before the trap, but an instruction later is where a guest cannot tell.
+ */
 static bool take_event(struct cpu *cpu, uint32_t events)
 {
     bool held = cpu->movss_shadow || cpu->sti_shadow;
 
-    if ((events & CPU_EVENT_SMI) && !cpu->in_smm) {
+    if ((events & CPU_EVENT_SMI) && !cpu->in_smm && !held && !cpu->dr6_pending) {
         cpu_retract(cpu, CPU_EVENT_SMI);
         count_event(cpu->interp);
         smm_enter(cpu);
@@ -328,8 +357,7 @@ static bool take_event(struct cpu *cpu, uint32_t events)
     }
     if ((events & CPU_EVENT_NMI) && !cpu->nmi_blocked && !cpu->in_smm && !held) {
         cpu_retract(cpu, CPU_EVENT_NMI);
-        cpu->nmi_blocked = true;
-        deliver(cpu, EXC_NMI, INTERRUPT_EXTERNAL, false, 0);
+        deliver(cpu, EXC_NMI, INTERRUPT_NMI, false, 0);
         return true;
     }
     if ((events & CPU_EVENT_INTR) && (cpu->rflags & RFLAGS_IF) && !held && cpu->intc.acknowledge) {
@@ -374,6 +402,10 @@ static enum interp_result interp_loop(struct cpu *cpu)
      * where setjmp leaves them, unchanged since. */
     if (_setjmp(here)) {
         count_event(it);
+        /* What the instruction would have trapped for, had it ended, it will trap for when it is
+         * executed again. Not so what MOV SS held back before it, and a task switch that took
+         * place. */
+        cpu->dr6_pending = it->dr6_held | (cpu->dr6_pending & DR6_BT);
         interrupt_deliver(cpu, cpu->raise_vector, INTERRUPT_EXCEPTION, cpu->raise_has_error,
                           cpu->raise_error);
     }
@@ -405,6 +437,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
         }
         if ((events || cpu->dr6_pending) && take_event(cpu, events))
             continue;
+        it->dr6_held = cpu->dr6_pending;
         fetch_setup(cpu);
         it->data = data_watched(cpu) ? &interp_no_tlb : cpu->tlb;
         if (unlikely((cpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || cpu->sti_shadow ||
@@ -431,8 +464,11 @@ static enum interp_result run(struct cpu *cpu, uint64_t count)
     if (!cpu->interp || !cpu->tlb)
         interp_attach(cpu);
     if (cpu->activity == CPU_HALTED &&
-        (cpu_has_work(cpu) || (cpu->monitor_armed && (cpu->events & CPU_EVENT_WAKE))))
+        (cpu_has_work(cpu) || (cpu->monitor_armed && (cpu->events & CPU_EVENT_WAKE)))) {
+        if (!cpu->in_smm && cpu_retract(cpu, CPU_EVENT_SMI))
+            smm_enter(cpu); /* RSM comes back to the halt */
         cpu->activity = CPU_RUNNING;
+    }
     cpu->interp->budget = count;
     cpu->interp->events = 0;
     result = interp_loop(cpu);
@@ -445,9 +481,9 @@ enum interp_result interp_run(struct cpu *cpu)
 {
     enum interp_result result;
 
-    do
-        result = run(cpu, UINT64_MAX);
-    while (result == INTERP_OK);
+    while ((result = run(cpu, TICK)) == INTERP_OK)
+        if (cpu->tick)
+            cpu->tick(cpu);
     return result;
 }
 

@@ -324,7 +324,7 @@ static bool vectors_zero(const struct cpu *cpu, unsigned first, unsigned count, 
 }
 
 /* XINUSE: components that are not in their initial configuration. */
-static uint64_t components_in_use(const struct cpu *cpu)
+uint64_t components_in_use(const struct cpu *cpu)
 {
     const struct fx_image *fx = &cpu->fx;
     uint64_t in_use = 0;

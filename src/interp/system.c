@@ -218,7 +218,7 @@ static void run_lar(struct cpu *cpu, const struct insn *in)
                  1u << TYPE_TASK_GATE;
     ok = inspect(cpu, in, 1, kinds, &d);
     if (ok)
-        reg_write(cpu, in->op[0].reg, d.high & 0x00f0ff00, in->operand_size);
+        reg_write(cpu, in->op[0].reg, d.high & 0x00ffff00, in->operand_size);
     set_zf(cpu, ok);
 }
 
@@ -388,7 +388,7 @@ static void run_xgetbv(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_UD);
     if (n > 1 || (n == 1 && !cpu_has(cpu, FEATURE_XGETBV1)))
         raise_gp(cpu);
-    edx_eax_set(cpu, cpu->xcr0); /* 1: what is in use; all may be */
+    edx_eax_set(cpu, n ? cpu->xcr0 & components_in_use(cpu) : cpu->xcr0);
 }
 
 static void run_xsetbv(struct cpu *cpu, const struct insn *in)
@@ -434,10 +434,10 @@ static void run_wbinvd(struct cpu *cpu, const struct insn *in)
     require_cpl0(cpu); /* no caches to write back */
 }
 
-/* CLFLUSH and its kin: an access like a load of one byte. */
+/* CLFLUSH and its kin: an access like a load of one byte, but execute-only segments will do. */
 static void run_clflush(struct cpu *cpu, const struct insn *in)
 {
-    mmu_probe(cpu, insn_linear(cpu, in, 1, MMU_READ), 1, cpu->mmu_mode, MMU_READ);
+    mmu_probe(cpu, insn_linear(cpu, in, 1, MMU_FETCH), 1, cpu->mmu_mode, MMU_READ);
 }
 
 /* The segment override of an instruction whose memory operand is implicit. */

@@ -401,10 +401,18 @@ static uint64_t *msr_field(struct cpu *cpu, uint32_t index)
 }
 _Static_assert((CPU_MTRR_VARIABLE & 7) == 0 && CPU_MTRR_VARIABLE == 8, "index / 2 & 7");
 
-struct msr_list {
-    struct kvm_msrs head;
-    struct kvm_msr_entry entry[KVM_MSR_LIMIT];
+union msr_list {
+    struct kvm_msrs head; /* ends in an array */
+    char room[sizeof(struct kvm_msrs) + KVM_MSR_LIMIT * sizeof(struct kvm_msr_entry)];
 };
+
+static union msr_list msr_one(uint32_t index)
+{
+    union msr_list l = {.head.nmsrs = 1};
+
+    l.head.entries[0] = (struct kvm_msr_entry){.index = index};
+    return l;
+}
 
 /* Those of our MSRs that this KVM has. */
 static void list_msrs(struct cpu *cpu)
@@ -426,7 +434,7 @@ static void list_msrs(struct cpu *cpu)
     kc->msr_count = 0;
     for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
         for (uint32_t n = ranges[i].first; n <= ranges[i].last; n++) {
-            struct msr_list one = {.head.nmsrs = 1, .entry[0].index = n};
+            union msr_list one = msr_one(n);
 
             if (kc->msr_count < KVM_MSR_LIMIT && msr_field(cpu, n) &&
                 ioctl(kc->fd, KVM_GET_MSRS, &one) == 1)
@@ -438,14 +446,14 @@ static void list_msrs(struct cpu *cpu)
 static int pull_msrs(struct cpu *cpu)
 {
     struct kvm_cpu *kc = kvm_cpu(cpu);
-    struct msr_list list = {.head.nmsrs = kc->msr_count};
+    union msr_list list = {.head.nmsrs = kc->msr_count};
     int n;
 
     for (unsigned i = 0; i < kc->msr_count; i++)
-        list.entry[i].index = kc->msr[i];
+        list.head.entries[i] = (struct kvm_msr_entry){.index = kc->msr[i]};
     n = ioctl(kc->fd, KVM_GET_MSRS, &list);
     for (int i = 0; i < n; i++)
-        *msr_field(cpu, list.entry[i].index) = list.entry[i].data;
+        *msr_field(cpu, list.head.entries[i].index) = list.head.entries[i].data;
     return n < 0 ? -errno : 0;
 }
 
@@ -455,19 +463,19 @@ static int push_msrs(struct cpu *cpu)
     struct kvm_cpu *kc = kvm_cpu(cpu);
 
     for (unsigned done = 0; done < kc->msr_count;) {
-        struct msr_list list = {.head.nmsrs = kc->msr_count - done};
+        union msr_list list = {.head.nmsrs = kc->msr_count - done};
         int n;
 
         for (unsigned i = done; i < kc->msr_count; i++)
-            list.entry[i - done] = (struct kvm_msr_entry){.index = kc->msr[i],
-                                                          .data = *msr_field(cpu, kc->msr[i])};
+            list.head.entries[i - done] =
+                (struct kvm_msr_entry){.index = kc->msr[i], .data = *msr_field(cpu, kc->msr[i])};
         n = ioctl(kc->fd, KVM_SET_MSRS, &list);
         if (n < 0)
             return -errno;
         done += (unsigned)n;
         if (done < kc->msr_count) {
             log_debug("kvm: MSR %#x does not take %#llx", kc->msr[done],
-                      (unsigned long long)list.entry[n].data);
+                      (unsigned long long)list.head.entries[n].data);
             done++;
         }
     }
@@ -490,7 +498,7 @@ static int tsc_offset(const struct kvm_cpu *kc, uint64_t *offset, unsigned long 
 static void pull_tsc(struct cpu *cpu)
 {
     struct kvm_cpu *kc = kvm_cpu(cpu);
-    struct msr_list one = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
+    union msr_list one = msr_one(MSR_TSC);
     uint64_t offset;
     int64_t jump;
 
@@ -501,7 +509,7 @@ static void pull_tsc(struct cpu *cpu)
     }
     if (ioctl(kc->fd, KVM_GET_MSRS, &one) != 1)
         return;
-    jump = (int64_t)(one.entry[0].data - cpu_read_tsc(cpu));
+    jump = (int64_t)(one.head.entries[0].data - cpu_read_tsc(cpu));
     if (llabs(jump) > (int64_t)(cpu_tsc_hz() / 1000))
         cpu->tsc_offset += (uint64_t)jump;
 }
@@ -509,16 +517,17 @@ static void pull_tsc(struct cpu *cpu)
 static void push_tsc(struct cpu *cpu)
 {
     struct kvm_cpu *kc = kvm_cpu(cpu);
-    struct msr_list one = {.head.nmsrs = 1, .entry[0].index = MSR_TSC};
+    union msr_list one = msr_one(MSR_TSC);
 
     if (kc->machine->has_tsc_offset) {
         tsc_offset(kc, &cpu->tsc_offset, KVM_SET_DEVICE_ATTR);
         return;
     }
     if (ioctl(kc->fd, KVM_GET_MSRS, &one) != 1 ||
-        llabs((int64_t)(one.entry[0].data - cpu_read_tsc(cpu))) <= (int64_t)(cpu_tsc_hz() / 1000))
+        llabs((int64_t)(one.head.entries[0].data - cpu_read_tsc(cpu))) <=
+            (int64_t)(cpu_tsc_hz() / 1000))
         return;
-    one.entry[0].data = cpu_read_tsc(cpu);
+    one.head.entries[0].data = cpu_read_tsc(cpu);
     ioctl(kc->fd, KVM_SET_MSRS, &one);
 }
 
@@ -570,7 +579,7 @@ static int pull_events(struct cpu *cpu)
         cpu->pending_error = v.exception.error_code;
     } else if (v.nmi.injected) {
         cpu->pending_vector = EXC_NMI;
-        cpu->pending_kind = INTERRUPT_EXTERNAL;
+        cpu->pending_kind = INTERRUPT_NMI;
     } else if (v.interrupt.injected && !v.interrupt.soft) {
         /* A software interrupt is not taken over: RIP is at its instruction still. */
         cpu->pending_vector = v.interrupt.nr;
@@ -603,9 +612,9 @@ int kvm_registers_init(struct cpu *cpu, struct error *err)
 {
     struct kvm_cpu *kc = kvm_cpu(cpu);
     const struct cpu_model *m = cpu->model;
-    struct {
-        struct kvm_cpuid2 head;
-        struct kvm_cpuid_entry2 entry[CPUID_LEAVES];
+    union {
+        struct kvm_cpuid2 head; /* ends in an array */
+        char room[sizeof(struct kvm_cpuid2) + CPUID_LEAVES * sizeof(struct kvm_cpuid_entry2)];
     } c = {.head.nent = m->leaves};
     uint64_t mcg_cap;
 
@@ -614,7 +623,7 @@ int kvm_registers_init(struct cpu *cpu, struct error *err)
         uint32_t r[4];
 
         cpu_cpuid(cpu, l->function, l->index, r);
-        c.entry[i] = (struct kvm_cpuid_entry2){
+        c.head.entries[i] = (struct kvm_cpuid_entry2){
             .function = l->function,
             .index = l->index,
             .flags = l->indexed ? KVM_CPUID_FLAG_SIGNIFCANT_INDEX : 0,
@@ -624,7 +633,7 @@ int kvm_registers_init(struct cpu *cpu, struct error *err)
             .edx = r[3],
         };
         if (l->function == 1 || l->function == 0x80000001)
-            c.entry[i].edx |= l->edx; /* the APIC bit: KVM hides it while the base says so */
+            c.head.entries[i].edx |= l->edx; /* the APIC bit: KVM hides it while the base says so */
     }
     if (ioctl(kc->fd, KVM_SET_CPUID2, &c) < 0)
         return error_set_errno(err, errno, "KVM does not take processor model '%s'", m->name);

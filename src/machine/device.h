@@ -102,7 +102,8 @@ struct device {
 
 /*
  * Life: device_new() allocates and sets defaults; then properties; then device_realize(), which
- * also resets it. device_free() unrealizes first. A failed realize leaves a device to be freed.
+ * also resets it. device_free() unrealizes first, and is called while no vCPU runs: a vCPU may be
+ * inside a hook. A failed realize leaves a device to be freed.
  */
 struct device *device_new(struct machine *m, const struct device_type *type, const char *id);
 int device_set(struct device *dev, const char *property, const char *value, struct error *err);

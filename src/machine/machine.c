@@ -49,6 +49,7 @@ void machine_free_devices(struct machine *m)
     if (m->vcpus_started)
         vcpu_join_all(m);
     m->vcpus_started = false;
+    loop_cancel_posts(m->loop, m); /* a reset that came too late: loop_free() would carry it out */
     free_devices(m);
     if (m->board && m->board->free)
         m->board->free(m);

@@ -23,8 +23,8 @@ enum { MACHINE_MAX_CPUS = 255 };
 enum machine_end {
     END_NONE,
     END_POWEROFF, /* the guest switched itself off */
-    END_RESET,    /* reset, and the machine was told not to reboot */
-    END_PANIC,    /* the guest said it panicked (pvpanic), or a triple fault without reboot */
+    END_RESET,    /* reset (a triple fault is one), and the machine was told not to reboot */
+    END_PANIC,    /* the guest said it panicked (pvpanic) */
     END_QUIT,     /* the user asked */
     END_ERROR,    /* the engine could not go on */
     END_DEBUG,    /* isa-debug-exit; machine->debug_code has the value */

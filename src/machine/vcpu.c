@@ -106,6 +106,14 @@ static void go(struct machine *m, struct cpu *cpu)
     }
 }
 
+/* A busy processor serves the timers that are due: the main thread may be waiting for a core. */
+static void vcpu_tick(struct cpu *cpu)
+{
+    struct vcpu *v = cpu->vcpu;
+
+    clock_poll(v->machine->clock);
+}
+
 static void *vcpu_main(void *opaque)
 {
     struct vcpu *v = opaque;
@@ -152,6 +160,7 @@ int vcpu_create_all(struct machine *m, struct error *err)
         pthread_mutex_init(&v->lock, NULL);
         pthread_cond_init(&v->changed, NULL);
         m->cpus[i]->vcpu = v;
+        m->cpus[i]->tick = vcpu_tick;
         r = pthread_create(&v->thread, NULL, vcpu_main, v);
         v->has_thread = r == 0;
     }
@@ -214,5 +223,6 @@ void vcpu_join_all(struct machine *m)
         pthread_cond_destroy(&v->changed);
         free(v);
         m->cpus[i]->vcpu = NULL;
+        m->cpus[i]->tick = NULL;
     }
 }

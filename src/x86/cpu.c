@@ -300,7 +300,8 @@ _Noreturn static void unwind(struct cpu *cpu, enum exception vector, bool has_er
     cpu->raise_has_error = has_error;
     cpu->raise_error = error;
     if (!cpu->unwind) {
-        fprintf(stderr, "hospes: exception %u raised outside of an instruction\n", vector);
+        fprintf(stderr, "hospes: exception %u raised outside of an instruction\n",
+                (unsigned)vector);
         abort();
     }
     longjmp(*cpu->unwind, 1);
@@ -455,7 +456,7 @@ void cpu_print(const struct cpu *cpu, void *file)
 
     fprintf(f, "processor %u: %s, CPL %u, %u-bit code%s\n", cpu->index,
             cpu->activity < ARRAY_SIZE(activity) ? activity[cpu->activity] : "?", cpu->cpl,
-            cpu->code_size * 8, cpu->in_smm ? ", SMM" : "");
+            cpu->code_size * 8u, cpu->in_smm ? ", SMM" : "");
     for (unsigned i = 0; i < GPR_COUNT; i++)
         fprintf(f, "%-3s %016llx%c", gpr[i], LL(cpu->gpr[i]), i % 4 == 3 ? '\n' : ' ');
     fprintf(f, "RIP %016llx RFLAGS %08llx\n", LL(cpu->rip), LL(cpu->rflags));

@@ -316,6 +316,8 @@ struct cpu {
     struct interp *interp;         /* decode cache and more: interp_attach() */
     void *engine;                  /* the engine's own data for this vCPU */
     void (*kick)(struct cpu *cpu); /* by the engine: make run() look at events soon; any thread */
+    void (*tick)(struct cpu *cpu); /* called by software engines every few thousand instructions,
+                                      between two of them; may be NULL */
     void *vcpu;                    /* machine/vcpu.h's */
     _Atomic bool sleeping;         /* the thread waits in cpu_sleep() */
 };

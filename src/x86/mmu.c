@@ -399,12 +399,13 @@ struct piece {
     unsigned size;
 };
 
-/* Where the page behind the one of `linear` starts: 32-bit code wraps at 4 GiB. */
+/* Where the page behind the one of `linear` starts: 32-bit code wraps at 4 GiB, but in
+ * compatibility mode the tables and stacks of the system lie above. */
 static gva next_page(const struct cpu *cpu, gva linear)
 {
     gva next = (linear | PAGE_MASK) + 1;
 
-    return cpu->code_size == 8 ? next : next & UINT32_MAX;
+    return cpu->code_size == 8 || linear > UINT32_MAX ? next : next & UINT32_MAX;
 }
 
 /* Find, and check, all pages of an access. How many pieces it has. */

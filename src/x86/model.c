@@ -192,8 +192,9 @@ static const struct base_model models[] = {
      * watching memory for an idle processor. */
     {"host", NULL, NULL, "monitor", NULL, 0, 0, 0, 0, NULL},
     /* AMD's name because guests then leave out what only cures Intel's hardware (page-table
-     * isolation costs a software MMU dearly); no such family exists, so no quirks are tried. */
-    {"max", NULL, NULL, "monitor", "AuthenticAMD", 6, 6, 3, 46, "Hospes maximum processor"},
+     * isolation costs a software MMU dearly). The first family with long mode: a 32-bit Linux takes
+     * family 6 for an Athlon, and warns that this one is not made for several processors. */
+    {"max", NULL, NULL, "monitor", "AuthenticAMD", 15, 107, 1, 46, "Hospes maximum processor"},
 };
 
 /* What the interpreter executes itself, whatever the host is. */
@@ -202,14 +203,14 @@ static const char software_own[] =
     "mmx sse sse2 monitor cx16 pcid x2apic tsc-deadline xsave hypervisor arat fsgsbase tsc-adjust "
     "smep erms invpcid smap clflushopt clwb umip la57 rdpid fsrm md-clear syscall nx mmxext "
     "pdpe1gb rdtscp lm lahf-lm cmp-legacy 3dnowprefetch topoext xsaveerptr xsaveopt xsavec xgetbv1 "
-    "xsaves";
+    "xsaves clzero wbnoinvd serialize";
 
 /* What it runs on the host's own units: there only if the host has it. */
 static const char software_host[] =
     "sse3 pclmulqdq ssse3 fma sse4.1 sse4.2 movbe popcnt aes avx f16c rdrand bmi1 avx2 bmi2 "
     "avx512f avx512dq rdseed adx avx512ifma avx512cd sha-ni avx512bw avx512vl avx512vbmi "
     "avx512vbmi2 gfni vaes vpclmulqdq avx512vnni avx512bitalg avx512-vpopcntdq "
-    "avx512-vp2intersect avx512-fp16 avx-vnni avx512-bf16 abm sse4a invtsc";
+    "avx512-vp2intersect avx512-fp16 avx-vnni avx512-bf16 abm sse4a movdiri movdir64b invtsc";
 
 /* ---- names ------------------------------------------------------------------------------- */
 

@@ -52,6 +52,7 @@ enum msr {
     MSR_TSC_DEADLINE = 0x6e0,
     MSR_X2APIC = 0x800,
     MSR_X2APIC_END = 0x8ff,
+    MSR_XSS = 0xda0,
     MSR_EFER = 0xc0000080,
     MSR_STAR,
     MSR_LSTAR,
@@ -356,6 +357,7 @@ bool cpu_rdmsr(struct cpu *cpu, uint32_t index, uint64_t *value)
     case MSR_DEBUGCTL: *value = cpu->debugctl; return true;
     case MSR_LAST_BRANCH_FROM ... MSR_LAST_INT_TO: return true;
     case MSR_PAT: *value = cpu->pat; return cpu_has(cpu, FEATURE_PAT);
+    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES); /* no supervisor states: CPUID says none */
     case MSR_EFER: *value = cpu->efer; return cpu_efer_reserved(cpu) != UINT64_MAX;
     case MSR_SFMASK: *value = cpu->sfmask; return cpu_has(cpu, FEATURE_LM);
     case MSR_TSC_AUX:
@@ -458,6 +460,7 @@ bool cpu_wrmsr(struct cpu *cpu, uint32_t index, uint64_t value)
             return false;
         cpu->pat = value;
         return true;
+    case MSR_XSS: return cpu_has(cpu, FEATURE_XSAVES) && value == 0;
     case MSR_EFER: return write_efer(cpu, value);
     case MSR_SFMASK: cpu->sfmask = value & UINT32_MAX; return cpu_has(cpu, FEATURE_LM);
     case MSR_TSC_AUX:

@@ -9,6 +9,8 @@
  */
 #include "oracle.h"
 
+#include "x86/model.h"
+
 static uint64_t mask_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF | RFLAGS_TF | RFLAGS_NT | RFLAGS_AC | RFLAGS_ID);
@@ -144,17 +146,22 @@ static const ZydisDecodedOperand *memory_operand(const ZydisDecodedInstruction *
     return NULL;
 }
 
-/* Is [start, start+size) part of the image that can be written, wholly (2), in part (1), or not? */
-static int writable(uint64_t start, unsigned size)
+/* Is [start, start+size) part of the image, wholly (2), in part (1), or not at all? */
+static int present(uint64_t start, unsigned size, bool write)
 {
     unsigned yes = 0;
 
     for (unsigned i = 0; i < size; i++) {
         int at = image_offset(start + i);
 
-        yes += at >= 0 && at / PAGE != ARENA_DATA_PAGES;
+        yes += at >= 0 && !(write && at / PAGE == ARENA_DATA_PAGES);
     }
     return yes == size ? 2 : yes ? 1 : 0;
+}
+
+static int writable(uint64_t start, unsigned size)
+{
+    return present(start, size, true);
 }
 
 enum { XSAVE_ALL = 4096 };
@@ -202,6 +209,8 @@ static void environment(struct defined *d, const struct cpu *cpu, const ZydisDec
     default:
         d->fault_range.size = 0;
         d->fault_give_up = "a state image loaded in part";
+        if (present(at, 512, false) == 1 || present(at, XSAVE_ALL * 3 / 4, false) == 1)
+            d->give_up = "a state image that lies partly where nothing is";
         return;
     }
     if (in->mnemonic != ZYDIS_MNEMONIC_FNSAVE && in->mnemonic != ZYDIS_MNEMONIC_FNSTENV &&
@@ -235,6 +244,9 @@ static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecod
     if (cpu->rflags & RFLAGS_AC && (m->size > 64 || in->mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
                                     in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX))
         d->give_up = "alignment check of a wide operand";
+    if (cpu->code_size != 8 && (in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+                                in->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX))
+        d->any_fault = true; /* across a limit: #GP, or #PF of what is masked in, first */
     switch (in->mnemonic) {
     case ZYDIS_MNEMONIC_VMOVAPS:
     case ZYDIS_MNEMONIC_VMOVAPD:
@@ -340,6 +352,10 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_CLZERO:
+        if (!cpu_has(cpu, FEATURE_CLZERO))
+            d->give_up = "an instruction that the model leaves out";
+        break;
     case ZYDIS_MNEMONIC_BSWAP:
         if (in->operand_width == 16)
             d->give_up = "BSWAP of 16 bits";

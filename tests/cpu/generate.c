@@ -548,6 +548,27 @@ static void fill_frames(struct rng *r, uint8_t *stack)
         }
 }
 
+/* Headers of state images that XRSTOR takes, in both formats, at these offsets in the first data
+ * page; what they say is there is the random data around. */
+enum { STATE_AT = 0x400, COMPACT_STATE_AT = 0xc00 };
+
+static void fill_state_headers(struct rng *r, uint8_t *data)
+{
+    static const unsigned at[] = {STATE_AT, COMPACT_STATE_AT};
+
+    for (size_t i = 0; i < ARRAY_SIZE(at); i++) {
+        uint64_t in_use = rng_next(r) & native_xcr0(), compact = in_use | rng_next(r);
+
+        if (rng_percent(r, 40)) /* AVX and the parts of AVX-512 belong together */
+            in_use = native_xcr0();
+        store_le(data + at[i] + 24, rng_next(r) & 0xffff, 4);
+        memset(data + at[i] + 512, 0, 64);
+        store_le(data + at[i] + 512, in_use, 8);
+        if (at[i] == COMPACT_STATE_AT)
+            store_le(data + at[i] + 520, BIT(63) | (compact & native_xcr0()) | in_use, 8);
+    }
+}
+
 void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
 {
     struct rng r = {seed ^ 0x6d656d6f7279};
@@ -573,6 +594,7 @@ void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
         }
         store_le(image + at, v, 8);
     }
+    fill_state_headers(&r, image);
     fill_frames(&r, image + (size_t)(ARENA_STACK - ARENA_DATA) * PAGE);
 }
 
@@ -899,11 +921,15 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
     unsigned scale = op->mem.scale, want_size = in->raw.disp.size / 8;
     uint64_t target = in->address_width == 64 ? arena_address(m->r, 64)
                                               : ARENA + arena_offset(m->r);
-    uint64_t offset = target - segment_base(m, op->mem.segment), rest;
+    uint64_t offset, rest;
     bool rip = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
 
     if (base == GPR_RSP && index == NOT_GPR && !in->raw.disp.size)
         return;
+    if (op->size >= 512 * 8 && rng_percent(m->r, 70)) /* FXRSTOR, XRSTOR */
+        target = ARENA + (uint64_t)ARENA_DATA * PAGE +
+                 (rng_percent(m->r, 70) ? STATE_AT : COMPACT_STATE_AT);
+    offset = target - segment_base(m, op->mem.segment);
     if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
         set_vector_index(m, (unsigned)ZydisRegisterGetId(op->mem.index) & 31);
         index = NOT_GPR;
@@ -1087,6 +1113,8 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     case ZYDIS_MNEMONIC_NOP: /* 0F 0D with a register */
         return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
                op[0].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_MOVSXD: /* reads 2 or 4 bytes */
+        return has_66 && op[1].type == ZYDIS_OPERAND_TYPE_MEMORY;
     case ZYDIS_MNEMONIC_KMOVD: /* W outside 64-bit mode */
     case ZYDIS_MNEMONIC_KMOVQ:
         return !is_64 && in->raw.vex.W &&

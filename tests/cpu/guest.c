@@ -367,9 +367,19 @@ static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOpe
 
     if (at >= (uint64_t)ARENA_CODE_PAGES * PAGE)
         return false;
-    return ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-        &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
-        MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op));
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
+            &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
+            MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op)))
+        return false;
+    /* Zydis 4.0 makes R13D of a base that is not there when 67 and REX.B are. */
+    if (which == 0 && in->attributes & ZYDIS_ATTRIB_HAS_SIB && in->raw.modrm.mod == 0 &&
+        in->raw.sib.base == 5)
+        for (unsigned i = 0; i < in->operand_count_visible; i++)
+            if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+                op[i].mem.base = ZYDIS_REGISTER_NONE;
+                op[i].mem.disp.value = in->raw.disp.value;
+            }
+    return true;
 }
 
 /* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
@@ -380,7 +390,11 @@ static bool reserved(struct guest *g, bool *lock)
 
     *lock = false;
     for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
-        switch (g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at]) {
+        uint8_t byte = g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at];
+
+        if (cpu->code_size == 8 && (byte & 0xf0) == 0x40)
+            continue;
+        switch (byte) {
         case 0x26:
         case 0x2e:
         case 0x36:
@@ -395,6 +409,8 @@ static bool reserved(struct guest *g, bool *lock)
         case 0xc4:
         case 0xc5:
         case 0x62: return true;
+        case 0x0f: /* AMD takes LOCK before VERR and VERW */
+            return *lock && !g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at + 1];
         default: return false;
         }
     }
@@ -413,6 +429,7 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
     load_case(g, c);
     for (unsigned i = 0; i < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING; i++) {
         uint64_t flags_before = d->flags, rip = cpu->rip;
+        unsigned code_size = cpu->code_size;
         bool valid = decode(g, &in, op), faulted, lock;
 
         if (valid) {
@@ -428,6 +445,8 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
         g->engine->step(cpu);
         if (!valid)
             continue;
+        if (in.mnemonic == ZYDIS_MNEMONIC_CALL && cpu->cpl == 3 && cpu->code_size != code_size)
+            d->give_up = "the stack of a call that changes the mode";
         faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
         if (faulted) {
             d->flags = flags_before | d->fault_flags;

@@ -40,6 +40,20 @@ struct run {
     struct error err;
 };
 
+/* The address sanitizer's shadow lies where random addresses of the child lead, so what the host
+ * does there says nothing. Such a build still runs all of it, to see the engine do it. */
+#if defined(__SANITIZE_ADDRESS__)
+enum { SHADOWED = 1 };
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+enum { SHADOWED = 1 };
+#else
+enum { SHADOWED = 0 };
+#endif
+#else
+enum { SHADOWED = 0 };
+#endif
+
 static struct outcome got;
 
 /* "mul add: RAX RFLAGS" */
@@ -150,6 +164,8 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
         r->gave_up++;
         return true;
     }
+    if (SHADOWED)
+        return true;
     r->compared++;
     if (outcomes_agree(c, want, &got, &d, NULL))
         return true;

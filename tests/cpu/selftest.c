@@ -28,7 +28,7 @@ static const struct trial trials[] = {
     {"zero of BSF", {ZYDIS_MNEMONIC_BSF, SABOTAGE_FLAG, RFLAGS_ZF}, true},
 };
 
-enum { TRIES = 200 };
+static const unsigned tries = 200; /* of each trial */
 
 /* The only instruction left is the damaged one, and no vector state is. */
 static bool shrunk_well(const struct test_case *c, const struct sabotage *s)
@@ -57,7 +57,7 @@ static int try_sabotage(struct guest *g, const struct trial *t, bool *good, stru
     unsigned noticed = 0, badly = 0;
     int r = 0;
 
-    for (uint64_t n = 0; n < TRIES && r >= 0; n++) {
+    for (uint64_t n = 0; n < tries && r >= 0; n++) {
         generator_make(make, n, &c);
         guest_sabotage(g, NULL);
         r = case_check(g, &c, NULL, err);
@@ -75,9 +75,9 @@ static int try_sabotage(struct guest *g, const struct trial *t, bool *good, stru
     }
     guest_sabotage(g, NULL);
     generator_free(make);
-    *good = t->noticed ? noticed > TRIES / 20 && !badly : !noticed;
+    *good = t->noticed ? noticed > tries / 20 && !badly : !noticed;
     printf("%s: %s: noticed %u of %u, shrunk badly %u\n", *good ? "ok" : "NOT OK", t->what, noticed,
-           TRIES, badly);
+           tries, badly);
     return r < 0 ? r : 0;
 }
 

@@ -7,7 +7,7 @@
 enum { WINDOW = 0x40000000, PAGE = 4096 };
 
 static u64 table[512] __attribute__((aligned(4096))), pages[3][512] __attribute__((aligned(4096)));
-static volatile word rsi, rdi, rcx, faults, fault_cr2, fault_error;
+static volatile word rdi, rcx, faults, fault_cr2, fault_error;
 
 static void map(unsigned n, bool present)
 {

@@ -108,7 +108,7 @@ static uint32_t read_register(struct ioapic *p)
 
 static void write_register(struct ioapic *p, uint32_t value)
 {
-    unsigned pin = (p->index - IOAPIC_REG_REDIR) / 2u, shift = p->index & 1 ? 32 : 0;
+    unsigned index = p->index, pin = (index - IOAPIC_REG_REDIR) / 2, shift = index & 1 ? 32 : 0;
     uint64_t writable;
 
     if (p->index == IOAPIC_REG_ID) {

@@ -41,7 +41,9 @@ static int setup_with(void **state, const char *spec)
 
 static int setup(void **state)
 {
-    return setup_with(state, "qemu64,vendor=GenuineIntel,+pcid,+la57,+smep,+smap,+tsc-adjust");
+    return setup_with(
+        state,
+        "qemu64,vendor=GenuineIntel,+pcid,+la57,+smep,+smap,+tsc-adjust,+xsave,+xsavec,+xsaves");
 }
 
 static int setup_amd(void **state)
@@ -255,6 +257,9 @@ static void msrs_keep_what_they_may(void **state)
     assert_true(cpu_wrmsr(cpu, 0x277, 0x0706050401000007));
     assert_false(cpu_wrmsr(cpu, 0x277, 0x0706050401000207)); /* type 2 is reserved */
     assert_false(cpu_wrmsr(cpu, 0x277, 0x0806050401000007));
+    expect_msr(cpu, 0xda0, 0); /* IA32_XSS: Linux writes it wherever there is XSAVES */
+    assert_true(cpu_wrmsr(cpu, 0xda0, 0));
+    assert_false(cpu_wrmsr(cpu, 0xda0, BIT(8)));
     assert_false(cpu_rdmsr(cpu, 0x12345, &v));
     assert_false(cpu_wrmsr(cpu, 0x12345, 0));
     assert_false(cpu_rdmsr(cpu, 0x1b, &v)); /* no interrupt controller is wired up */

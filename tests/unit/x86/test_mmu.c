@@ -11,6 +11,7 @@
 #include "x86/model.h"
 
 #include <errno.h>
+#include <pthread.h>
 
 enum { RAM = 8 * MiB, TABLES = 0x100000, PAGE = 0x200000 };
 #define LINEAR UINT64_C(0x40201000)
@@ -406,6 +407,157 @@ static void invlpg_anywhere_in_a_large_page_drops_all_of_it(void **state)
         assert_null(tlb_lookup(f->cpu, LINEAR + i * 0x1000, 4, MMU_KERNEL, MMU_READ));
 }
 
+static int fetch(struct fixture *f, gva linear)
+{
+    struct ram_block *block;
+    uint64_t offset;
+    gpa address;
+
+    return FAULT(f,
+                 mmu_access_page(f->cpu, linear, MMU_KERNEL, MMU_FETCH, &address, &block, &offset));
+}
+
+/* Translations made under the old value of a control must not be used under the new one. */
+static void controls_take_effect_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct cpu *cpu = f->cpu;
+
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, PAGE | P | U | A | D);
+    assert_int_equal(FAULT(f, mmu_store(cpu, LINEAR, 1, 1, MMU_KERNEL_AC)), -1);
+    assert_true(cpu_write_cr0(cpu, cpu->cr0 | CR0_WP));
+    assert_int_equal(FAULT(f, mmu_store(cpu, LINEAR, 1, 1, MMU_KERNEL_AC)), PF_W | PF_P);
+    assert_int_equal(fetch(f, LINEAR), -1);
+    assert_true(cpu_write_cr4(cpu, cpu->cr4 | CR4_SMEP));
+    assert_int_equal(fetch(f, LINEAR), PF_P | PF_I);
+    assert_true(cpu_write_cr4(cpu, cpu->cr4 & ~(uint64_t)CR4_SMEP));
+    assert_int_equal(fetch(f, LINEAR), -1);
+
+    map4(f, LINEAR, PAGE | P | W | U | A | D | NX);
+    assert_int_equal(FAULT(f, mmu_load(cpu, LINEAR, 1, MMU_USER)), -1);
+    assert_true(cpu_wrmsr(cpu, 0xc0000080, cpu->efer & ~(uint64_t)EFER_NXE));
+    assert_int_equal(FAULT(f, mmu_load(cpu, LINEAR, 1, MMU_USER)), PF_P | PF_U | PF_RSVD);
+    assert_true(cpu_wrmsr(cpu, 0xc0000080, cpu->efer | EFER_NXE));
+    assert_int_equal(FAULT(f, mmu_load(cpu, LINEAR, 1, MMU_USER)), -1);
+
+    /* Global pages: only a change of CR4.PGE need drop them; what MOV CR3 does is not promised. */
+    store_le(f->ram->host + PAGE, 1, 1);
+    store_le(f->ram->host + PAGE + 0x1000, 2, 1);
+    assert_true(cpu_write_cr4(cpu, cpu->cr4 | CR4_PGE));
+    map4(f, LINEAR, PAGE | P | W | 0x100);
+    assert_int_equal(mmu_load(cpu, LINEAR, 1, MMU_KERNEL), 1);
+    store_le(f->ram->host + entry(f, FORMAT_4, 1), (PAGE + 0x1000) | P | W | 0x100, 8);
+    assert_true(cpu_write_cr4(cpu, cpu->cr4 & ~(uint64_t)CR4_PGE));
+    assert_int_equal(mmu_load(cpu, LINEAR, 1, MMU_KERNEL), 2);
+    assert_true(cpu_write_cr4(cpu, cpu->cr4 | CR4_PGE));
+    store_le(f->ram->host + entry(f, FORMAT_4, 1), PAGE | P | W | 0x100, 8);
+    mmu_flush_page(cpu, LINEAR); /* INVLPG drops global ones as well */
+    assert_int_equal(mmu_load(cpu, LINEAR, 1, MMU_KERNEL), 1);
+
+    assert_true(cpu_write_cr0(cpu, cpu->cr0 & ~(uint64_t)CR0_PG));
+    store_le(f->ram->host + 0x201000, 9, 1);
+    assert_int_equal(mmu_load(cpu, 0x201000, 1, MMU_KERNEL), 9);
+    assert_int_equal(FAULT(f, mmu_load(cpu, LINEAR, 1, MMU_KERNEL)), -1); /* nobody, no fault */
+
+    use_format(f, FORMAT_32);
+    put(f, FORMAT_32, entry(f, FORMAT_32, 2), 0x400000 | PS | P | W);
+    store_le(f->ram->host + 0x400000 + (LINEAR & 0x3fffff), 7, 1);
+    assert_int_equal(mmu_load(cpu, LINEAR, 1, MMU_KERNEL), 7);
+    assert_true(cpu_write_cr4(cpu, 0)); /* no PSE: the entry points to a table of zeros */
+    assert_int_equal(FAULT(f, mmu_load(cpu, LINEAR, 1, MMU_KERNEL)), 0);
+}
+
+/* Two large pages far apart, and a small one between: dropping one of them drops it whole. */
+static void invlpg_of_one_of_several_large_pages(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t pd;
+
+    use_format(f, FORMAT_4);
+    pd = entry(f, FORMAT_4, 2) & ~UINT64_C(0xfff);
+    for (unsigned round = 0; round < 2; round++) {
+        put(f, FORMAT_4, pd + 8 * 8, PAGE | PS | P | W);
+        put(f, FORMAT_4, pd + 300 * 8, (PAGE + 0x200000) | PS | P | W);
+        store_le(f->ram->host + PAGE + 0x7000, 1, 1);
+        store_le(f->ram->host + PAGE + 0x200000 + 0x7000, 2, 1);
+        assert_int_equal(mmu_load(f->cpu, 0x41007000, 1, MMU_KERNEL), 1);
+        assert_int_equal(mmu_load(f->cpu, 0x65807000, 1, MMU_KERNEL), 2);
+        /* In the tables alone, then INVLPG of another part of the page. */
+        store_le(f->ram->host + pd + (round ? 8 : 300) * 8, 0, 8);
+        mmu_flush_page(f->cpu, round ? 0x411ff000 : 0x65800000);
+        assert_int_equal(FAULT(f, mmu_load(f->cpu, round ? 0x41007000 : 0x65807000, 1, MMU_KERNEL)),
+                         0);
+    }
+}
+
+static void only_low_addresses_wrap_in_compatibility_mode(void **state)
+{
+    const gva high = UINT64_C(0xffffff8000000000) + LINEAR;
+    struct fixture *f = *state;
+
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, PAGE | P | W);
+    map4(f, LINEAR + 0x1000, (PAGE + 0x5000) | P | W);
+    put(f, FORMAT_4, TABLES + 511 * 8, get(f, FORMAT_4, TABLES));
+    f->cpu->code_size = 4; /* tables and stacks of the system, reached from 32-bit code */
+    assert_int_equal(FAULT(f, mmu_store(f->cpu, high + 0xffc, 0x1122334455667788, 8, MMU_KERNEL)),
+                     -1);
+    assert_int_equal(load_le(f->ram->host + PAGE + 0xffc, 4), 0x55667788);
+    assert_int_equal(load_le(f->ram->host + PAGE + 0x5000, 4), 0x11223344);
+}
+
+struct other_processor {
+    _Atomic uint64_t *leaf;
+    _Atomic bool stop;
+    _Atomic uint64_t changes;
+    uint64_t lost; /* its own bit was not as it left it */
+};
+
+/* Takes A and D away and flips a bit of its own, as a kernel's page scanner would. */
+static void *change_entry(void *opaque)
+{
+    struct other_processor *o = opaque;
+
+    while (!atomic_load(&o->stop)) {
+        uint64_t n = atomic_fetch_add(&o->changes, 1);
+
+        atomic_fetch_and(o->leaf, ~(uint64_t)(A | D));
+        o->lost += (atomic_fetch_xor(o->leaf, 0x200) >> 9 & 1) != (n & 1);
+    }
+    return NULL;
+}
+
+static void accessed_and_dirty_lose_no_update(void **state)
+{
+    struct fixture *f = *state;
+    struct other_processor o = {0};
+    pthread_t thread;
+    uint64_t end;
+
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, PAGE | P | W);
+    o.leaf = (_Atomic uint64_t *)(f->ram->host + entry(f, FORMAT_4, 1));
+    assert_int_equal(pthread_create(&thread, NULL, change_entry, &o), 0);
+    for (unsigned i = 0; i < 200000 || atomic_load(&o.changes) < 200000; i++) {
+        mmu_flush_page(f->cpu, LINEAR);
+        if (i & 1)
+            mmu_store(f->cpu, LINEAR, i, 4, MMU_KERNEL);
+        else
+            mmu_load(f->cpu, LINEAR, 4, MMU_KERNEL);
+    }
+    atomic_store(&o.stop, true);
+    pthread_join(thread, NULL);
+    end = atomic_load(o.leaf);
+    assert_int_equal(end & ~(uint64_t)(A | D | 0x200), PAGE | P | W);
+    assert_int_equal(end >> 9 & 1, o.changes & 1);
+    assert_int_equal(o.lost, 0);
+    /* And the bits are set where nobody takes them away. */
+    mmu_flush_page(f->cpu, LINEAR);
+    mmu_store(f->cpu, LINEAR, 1, 4, MMU_KERNEL);
+    assert_int_equal(atomic_load(o.leaf) & (A | D), A | D);
+}
+
 static void watched_pages_are_written_the_slow_way(void **state)
 {
     struct fixture *f = *state;
@@ -452,6 +604,11 @@ int main(void)
         cmocka_unit_test_setup_teardown(entries_hold_until_they_are_flushed, setup, teardown),
         cmocka_unit_test_setup_teardown(invlpg_anywhere_in_a_large_page_drops_all_of_it, setup,
                                         teardown),
+        cmocka_unit_test_setup_teardown(controls_take_effect_at_once, setup, teardown),
+        cmocka_unit_test_setup_teardown(invlpg_of_one_of_several_large_pages, setup, teardown),
+        cmocka_unit_test_setup_teardown(only_low_addresses_wrap_in_compatibility_mode, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(accessed_and_dirty_lose_no_update, setup, teardown),
         cmocka_unit_test_setup_teardown(watched_pages_are_written_the_slow_way, setup, teardown),
         cmocka_unit_test_setup_teardown(a20_and_paging_off, setup, teardown),
     };
