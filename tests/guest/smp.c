@@ -334,7 +334,7 @@ static void halts(void)
     expect("and takes what waited", UNTIL(pings[1] == 2), true);
     /* A thousand races between STI, HLT and what ends it. */
     clear();
-    for (u32 i = 0; i < 1000 && !work[1]; i++) {
+    for (u32 i = 0; i < 100 && !work[1]; i++) {
         step[1] = 0;
         work[1] = sleep_open;
         while (step[1] == 0)
@@ -342,7 +342,7 @@ static void halts(void)
         send(1, FIXED | PING); /* it is between CLI and HLT, or asleep */
         (void)UNTIL(!work[1]);
     }
-    expect("no wake-up is lost", sum(pings), 1000);
+    expect("no wake-up is lost", sum(pings), 100);
     expect("and it is awake", finished(), true);
 }
 
@@ -459,7 +459,7 @@ static void ordering(void)
 /* ---- TLB shootdown -----------------------------------------------------------------------------
  */
 
-enum { WINDOW = 0x3000000, PAGES = 64 };
+enum { WINDOW = 0x3000000, PAGES = 32 };
 static word table[512] __attribute__((aligned(4096)));
 static volatile u32 epoch, stale, reads[MOST], acks;
 
@@ -512,7 +512,7 @@ static void shootdown(void)
 
 static u8 code[64] __attribute__((aligned(64)));
 static volatile u32 version, done[MOST], wrong;
-enum { VERSIONS = 200 };
+enum { VERSIONS = 60 };
 
 static void call_on(u32 me)
 {

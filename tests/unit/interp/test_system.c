@@ -313,6 +313,34 @@ static void push_of_a_segment_register_differs_by_vendor(void **state)
     }
 }
 
+static void far_pointers_of_64_bits_differ_by_vendor(void **state)
+{
+    for (unsigned amd = 0; amd < 2; amd++) {
+        struct guest *g = guest_new(LONG64);
+        struct cpu *cpu = g->cpu;
+
+        snprintf(g->model.vendor, sizeof(g->model.vendor), "%s",
+                 amd ? "AuthenticAMD" : "GenuineIntel");
+        /* As 16:64 it is 0x08:...33_00005555, as 16:32 0x08:5555. */
+        store_le(guest_memory(g, GUEST_DATA), amd ? 0x000800005555 : 0x5555, 8);
+        store_le(guest_memory(g, GUEST_DATA + 8), amd ? 0x33 : 0x08, 2);
+        cpu->gpr[GPR_RBX] = GUEST_DATA;
+        guest_code(g, GUEST_CODE, "48ff1b"); /* call far */
+        assert_int_equal(guest_step(g, 1), -1);
+        assert_int_equal(cpu->rip, 0x5555);
+        assert_int_equal(cpu->gpr[GPR_RSP], GUEST_STACK - 16);
+        assert_int_equal(at_stack(g, 0), GUEST_CODE + 3);
+        assert_int_equal(at_stack(g, 1), 0x08);
+        store_le(guest_memory(g, GUEST_DATA), 0x0000001011223344, 8);
+        store_le(guest_memory(g, GUEST_DATA + 8), 0, 2);
+        guest_code(g, GUEST_CODE, "480fb503"); /* lgs rax, [rbx] */
+        assert_int_equal(guest_step(g, 1), -1);
+        assert_int_equal(cpu->gpr[GPR_RAX], amd ? 0x11223344 : 0x0000001011223344);
+        assert_int_equal(cpu->seg[SEG_GS].selector, amd ? 0x10 : 0);
+        guest_free(g);
+    }
+}
+
 static void addresses_wrap_where_the_mode_says(void **state)
 {
     struct guest *g = guest_new(PROT32);
@@ -396,6 +424,7 @@ int main(void)
         cmocka_unit_test(mwait_sleeps_until_something_happens),
         cmocka_unit_test(xgetbv_1_tells_what_is_in_use),
         cmocka_unit_test(push_of_a_segment_register_differs_by_vendor),
+        cmocka_unit_test(far_pointers_of_64_bits_differ_by_vendor),
         cmocka_unit_test(addresses_wrap_where_the_mode_says),
         cmocka_unit_test(a_pcid_used_again_has_no_old_translations),
     };
