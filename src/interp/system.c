@@ -471,10 +471,10 @@ static uint64_t rax_offset(const struct cpu *cpu, const struct insn *in)
 static void run_clzero(struct cpu *cpu, const struct insn *in)
 {
     static const uint8_t zero[64];
-    uint64_t offset = rax_offset(cpu, in) & ~UINT64_C(63);
-    gva linear = segment_linear(cpu, override_segment(in), offset, 64, MMU_WRITE);
+    /* The line is one of linear memory: a segment's base need not be aligned. */
+    gva linear = segment_linear(cpu, override_segment(in), rax_offset(cpu, in), 1, MMU_WRITE);
 
-    mmu_store_bytes(cpu, linear, zero, 64, cpu->mmu_mode);
+    mmu_store_bytes(cpu, align_down(linear, sizeof(zero)), zero, sizeof(zero), cpu->mmu_mode);
 }
 
 static void run_fence(struct cpu *cpu, const struct insn *in)
