@@ -36,7 +36,8 @@ struct run_options {
     bool quiet;
 };
 
-/* 0, 1 where help was printed, or -errno with *err for a wrong command line. */
+/* 0, one of these, or -errno with *err for a wrong command line. */
+enum { RUN_WANTS_HELP = 1, RUN_WANTS_MODELS = 2 };
 int run_parse(int argc, char **argv, struct run_options *out, struct error *err);
 int command_run(int argc, char **argv);
 int command_doctor(int argc, char **argv);

@@ -175,7 +175,8 @@ const struct option_spec run_option_specs[] = {
     {"engine", 'e', "NAME", "auto|kvm|bt|interp", "auto, kvm, bt, interp (auto: the best here)",
      set_engine},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
-    {"cpu", 0, "MODEL", NULL, "qemu64, host, max, max,-avx512f ... (the engine's best)", set_cpu},
+    {"cpu", 0, "MODEL", NULL, "host, max,-avx512f ...; help lists them (the engine's best)",
+     set_cpu},
     {"name", 0, "TEXT", NULL, "the guest's name", set_name},
     {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
      set_serial},
@@ -228,6 +229,8 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 
     if (r)
         return r;
+    if (o.config.cpu && !strcmp(o.config.cpu, "help"))
+        return RUN_WANTS_MODELS;
     if (!o.config.kernel)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
@@ -351,7 +354,10 @@ int command_run(int argc, char **argv)
     int r = run_parse(argc, argv, &o, &err), signal;
 
     if (r > 0) {
-        help();
+        if (r == RUN_WANTS_MODELS)
+            cpu_model_list(stdout);
+        else
+            help();
         return 0;
     }
     if (r < 0) {

@@ -486,9 +486,12 @@ void interrupt_transfer(struct cpu *cpu, uint8_t vector, enum interrupt_kind kin
         cpu_raise_error(cpu, EXC_NP, gate_error);
     if (lm)
         transfer_long(cpu, vector, kind, &gate, has_error, error, return_rip, ext);
-    else if (type == TYPE_TASK_GATE)
+    else if (type == TYPE_TASK_GATE) {
+        /* The image of the old task is made of the flags themselves. Should the switch fail, what
+         * it raises is a fault too. */
+        cpu->rflags = flags_to_push(cpu, vector, kind);
         task_gate(cpu, &gate, TASK_INTERRUPT, has_error, error, return_rip, ext);
-    else
+    } else
         transfer_gate(cpu, vector, kind, &gate, has_error, error, return_rip, ext);
 }
 

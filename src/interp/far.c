@@ -36,6 +36,13 @@ static bool bad_long_code(const struct cpu *cpu, const struct descriptor *d)
 
 /* ---- JMP and CALL --------------------------------------------------------------------------- */
 
+/* Of the offset of a far pointer in memory. AMD's have none of 64 bits: REX.W leaves the pointer
+ * at 16:32 there, though CALL then pushes 8 bytes each (seen on a Zen 4). */
+static unsigned pointer_size(const struct cpu *cpu, const struct insn *in)
+{
+    return in->operand_size == 8 && cpu_is_amd(cpu) ? 4 : in->operand_size;
+}
+
 struct far_target {
     uint16_t selector;
     uint64_t offset;
@@ -44,7 +51,7 @@ struct far_target {
 static struct far_target far_operand(struct cpu *cpu, const struct insn *in)
 {
     struct far_target t = {(uint16_t)in->imm2, in->imm};
-    unsigned size = in->operand_size;
+    unsigned size = pointer_size(cpu, in);
     uint64_t offset;
 
     if (in->op[0].kind == OPERAND_MEM) {
@@ -560,7 +567,7 @@ static void run_pop(struct cpu *cpu, const struct insn *in)
 
 static void load_far_pointer(struct cpu *cpu, const struct insn *in, enum segment_name seg)
 {
-    unsigned size = in->operand_size;
+    unsigned size = pointer_size(cpu, in);
     uint64_t offset = insn_offset(cpu, in), value = segment_load(cpu, in->segment, offset, size);
 
     offset += size;

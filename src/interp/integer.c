@@ -16,6 +16,8 @@
 
 #include "x86/model.h"
 
+#include <sched.h>
+
 enum alu_op {
     OP_ADD,
     OP_OR,
@@ -1237,9 +1239,15 @@ static void do_bound(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_BR);
 }
 
+/* A processor that spins waits for another one, which may have no host CPU while we have ours. */
 static void do_pause(struct cpu *cpu, const struct insn *in)
 {
-    __asm__ volatile("pause");
+    static _Thread_local unsigned pauses;
+
+    if (++pauses % 32 == 0)
+        sched_yield();
+    else
+        __asm__ volatile("pause");
 }
 
 const struct insn_row insn_integer[] = {

@@ -164,8 +164,6 @@ void task_switch(struct cpu *cpu, uint16_t selector, enum task_source source, bo
         descriptor_change(cpu, &old_d, 0, 2u << 8);
     if (source == TASK_IRET)
         old_flags &= ~(uint64_t)RFLAGS_NT;
-    if (source == TASK_INTERRUPT && has_error)
-        old_flags |= RFLAGS_RF; /* a fault: its handler returns to the instruction */
     task_save(cpu, &old, return_rip, old_flags);
 
     ip = (uint32_t)task_get(cpu, &new, new.layout->ip, new.layout->gpr_step);

@@ -48,7 +48,8 @@ struct kvm_cpu {
     uint64_t interpreted;
     pthread_t thread;
     bool has_thread;
-    atomic_bool running; /* in run(): a kick must signal */
+    atomic_bool running;                /* in run(): a kick must signal */
+    atomic_bool interpreting, flushing; /* of kvm.c's slots_flush() */
     uint32_t msr[KVM_MSR_LIMIT];
     unsigned msr_count;
 };

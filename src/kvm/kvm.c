@@ -16,6 +16,7 @@
 #include "memory/ram.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -27,6 +28,9 @@ enum { INTERP_BATCH = 10000 };
 
 /* ---- creating
  * ------------------------------------------------------------------------------------ */
+
+/* The vCPU whose thread this is, while the interpreter has it. */
+static _Thread_local struct kvm_cpu *interpreting;
 
 static void on_kick(int signal)
 {
@@ -89,25 +93,46 @@ static int divert_msrs(struct kvm_machine *m, struct error *err)
     return 0;
 }
 
+static void ask_all_to_flush(struct kvm_machine *m)
+{
+    for (unsigned i = 0; i < m->engine->cpu_count; i++)
+        cpu_post(m->engine->cpus[i], CPU_EVENT_FLUSH);
+}
+
 static void slots_changed(struct memory_listener *l)
 {
     struct kvm_machine *m = container_of(l, struct kvm_machine, listener);
 
     kvm_slots_update(m);
-    for (unsigned i = 0; i < m->engine->cpu_count; i++) /* the interpreter's TLBs */
-        atomic_fetch_or(&m->engine->cpus[i]->events, CPU_EVENT_FLUSH);
+    ask_all_to_flush(m);
+}
+
+/* One that interprets, with translations from before. In a device's hook it uses none, and two
+ * that flush at once must not wait for each other. */
+static bool still_uses_old_pages(const struct cpu *cpu)
+{
+    const struct kvm_cpu *kc = kvm_cpu(cpu);
+
+    return kc != interpreting && kc->interpreting && !kc->flushing &&
+           (atomic_load(&cpu->events) & CPU_EVENT_FLUSH);
 }
 
 /* Tracking came or went, or a client cleared flags and wants to see what KVM logged. KVM takes
- * write permission back itself. */
+ * write permission back itself; an interpreter's TLB would go on without. */
 static void slots_flush(struct memory_listener *l)
 {
     struct kvm_machine *m = container_of(l, struct kvm_machine, listener);
 
     kvm_slots_update(m);
-    kvm_slots_harvest(m);
+    ask_all_to_flush(m);
+    if (interpreting)
+        interpreting->flushing = true;
     for (unsigned i = 0; i < m->engine->cpu_count; i++)
-        atomic_fetch_or(&m->engine->cpus[i]->events, CPU_EVENT_FLUSH);
+        while (still_uses_old_pages(m->engine->cpus[i]))
+            sched_yield();
+    if (interpreting)
+        interpreting->flushing = false;
+    kvm_slots_harvest(m);
 }
 
 static int create_vcpu(struct kvm_machine *m, struct cpu *cpu, struct error *err)
@@ -348,15 +373,20 @@ static void kick(struct cpu *cpu)
 /* What KVM cannot do. Something always moves on: an instruction, or the delivery of an event. */
 static int interpret(struct cpu *cpu, uint64_t count, enum interp_result *result, struct error *err)
 {
+    struct kvm_cpu *kc = kvm_cpu(cpu);
     int r = bring_up_to_date(cpu, err);
 
     if (r)
         return r;
+    interpreting = kc;
+    kc->interpreting = true;
     cpu_state_changed(cpu);
     cpu_retract(cpu, CPU_EVENT_FLUSH);
     *result = interp_step(cpu, count);
-    kvm_cpu(cpu)->interpreted++;
-    kvm_cpu(cpu)->push = true;
+    kc->interpreting = false;
+    interpreting = NULL;
+    kc->interpreted++;
+    kc->push = true;
     return 0;
 }
 
@@ -527,6 +557,9 @@ static enum engine_exit loop(struct cpu *cpu, struct error *err)
 
         __atomic_store_n(&kc->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
         events = atomic_load(&cpu->events);
+        /* Taken, or the next one would not kick; interpret() drops the TLBs whenever it starts. */
+        if (events & CPU_EVENT_FLUSH)
+            cpu_retract(cpu, CPU_EVENT_FLUSH);
         if (events & (CPU_EVENT_EXIT | CPU_EVENT_SIPI) ||
             ((events & CPU_EVENT_INIT) && !cpu->in_smm))
             return ENGINE_EVENT;
@@ -539,8 +572,11 @@ static enum engine_exit loop(struct cpu *cpu, struct error *err)
         }
         if (give_registers(cpu, err) || inject(cpu, err))
             return ENGINE_ERROR;
-        if (cpu->activity == CPU_HALTED)
-            return ENGINE_HALTED; /* the interrupt went away again */
+        if (cpu->activity == CPU_HALTED) {
+            if (!cpu_has_work(cpu))
+                return ENGINE_HALTED;    /* the interrupt went away again */
+            cpu->activity = CPU_RUNNING; /* KVM has an event of its own that comes first */
+        }
         if (enter(cpu, &out, err))
             return out;
     }

@@ -6,7 +6,10 @@
 enum { TF = 1 << 8, RF = 1 << 16, BS = 1 << 14, BD = 1 << 13 };
 
 static volatile u32 count, data[4];
+static volatile bool by_branch;
 static volatile word last_ip, last_dr6, last_flags;
+
+static volatile u64 seen_debugctl;
 
 static void on_debug(word *frame)
 {
@@ -15,6 +18,10 @@ static void on_debug(word *frame)
     last_dr6 = READ_DR(6);
     last_flags = frame[4];
     WRITE_DR(6, 0xffff0ff0);
+    if (by_branch) {
+        seen_debugctl |= rdmsr(0x1d9);
+        wrmsr(0x1d9, 2);
+    }
     if (frame[0] != DB)
         trap_resume = 0;
     if (last_dr6 & 0xf && READ_DR(7) >> 16 == 0)
@@ -47,6 +54,40 @@ static void steps(void)
     expect("the last is behind POPF", last_ip, (word)step_end);
     expect("DR6 has BS", last_dr6 & 0xe00f, BS);
     expect("TF was on in the image or just cleared", last_flags & TF, 0);
+}
+
+/* DEBUGCTL.BTF: behind each branch that is taken; #DB clears it. */
+static void branches(void)
+{
+    count = 0;
+    by_branch = true;
+    wrmsr(0x1d9, 2);
+    __asm__ volatile("pushf\n"
+#ifdef __x86_64__
+                     " orq $0x100, (%%rsp)\n"
+#else
+                     " orl $0x100, (%%esp)\n"
+#endif
+                     " popf\n nop\n nop\n jmp 1f\n nop\n 1: cmp %%eax, %%eax\n jne 2f\n je 2f\n"
+                     " nop\n 2: call 3f\n 3:"
+#ifdef __x86_64__
+                     " pop %%rax\n pushf\n"
+#else
+                     " pop %%eax\n pushf\n"
+#endif
+#ifdef __x86_64__
+                     " andq $~0x100, (%%rsp)\n"
+#else
+                     " andl $~0x100, (%%esp)\n"
+#endif
+                     " popf\n"
+                     :
+                     :
+                     : "eax", "memory", "cc");
+    by_branch = false;
+    expect("single steps by branch: JMP, JE, CALL", count, 3);
+    expect("#DB clears BTF", seen_debugctl, 0);
+    wrmsr(0x1d9, 0);
 }
 
 static void mov_ss(void)
@@ -161,6 +202,7 @@ void test(void)
     trap_action = on_debug;
     trap_resume = 1;
     steps();
+    branches();
     mov_ss();
     breakpoints();
     others();

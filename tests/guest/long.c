@@ -194,6 +194,127 @@ static void irets(void)
     expect("CS with L and D", got << 16 | trap.error, GP << 16 | SEL);
 }
 
+/* ---- descriptors ---------------------------------------------------------------------------- */
+
+static void load_tr(word s)
+{
+    __asm__ volatile("ltr %w0" : : "r"(s));
+}
+static void load_ldt(word s)
+{
+    __asm__ volatile("lldt %w0" : : "r"(s));
+}
+static void load_fs(word s)
+{
+    __asm__ volatile("mov %0, %%fs" : : "r"((u32)s));
+}
+
+/* LAR and LSL; ~0 where they clear ZF. */
+static u64 lar(word s)
+{
+    u64 v = 0;
+    u8 z;
+
+    __asm__ volatile("lar %2, %0; setz %1" : "+r"(v), "=q"(z) : "r"(s));
+    return z ? v : ~0ull;
+}
+static u64 lsl(word s)
+{
+    u64 v = 0;
+    u8 z;
+
+    __asm__ volatile("lsl %2, %0; setz %1" : "+r"(v), "=q"(z) : "r"(s));
+    return z ? v : ~0ull;
+}
+
+static void system_descriptors(void)
+{
+    u64 good = descriptor(0x1000, 0x67, 0x89, 0);
+
+    gdt[SEL / 8] = good;
+    gdt[SEL / 8 + 1] = 0x1fffff; /* base not canonical */
+    with_error("LTR, base not canonical", load_tr, SEL, GP, SEL);
+    gdt[SEL / 8 + 1] = (u64)0x1f << 40;
+    with_error("LTR, type in the upper half", load_tr, SEL, GP, SEL);
+    gdt[SEL / 8 + 1] = 0xffffffff;
+    gdt[SEL / 8] = descriptor(0x1000, 0x67, 0x09, 0);
+    with_error("LTR absent", load_tr, SEL, NP, SEL);
+    gdt[SEL / 8] = descriptor(0x1000, 0x67, 0x81, 0);
+    with_error("LTR of a 16-bit TSS", load_tr, SEL, GP, SEL);
+    gdt[63] = good;
+    with_error("LTR, the second half beyond the GDT", load_tr, 63 * 8, GP, 63 * 8);
+    with_error("LTR busy", load_tr, FIRST_FREE * 8, GP, FIRST_FREE * 8);
+    gdt[SEL / 8] = good;
+    expect("LTR, base above 4 GiB", attempt(load_tr, SEL), NONE);
+    expect("marks it busy", gdt[SEL / 8] >> 40 & 0xff, 0x8b);
+    gdt[FIRST_FREE] &= ~((u64)2 << 40);
+    load_tr(FIRST_FREE * 8);
+
+    gdt[SEL / 8] = descriptor((u32)(word)&gdt[1], 15, 0x82, 0); /* an LDT: selectors 4 and c */
+    gdt[SEL / 8 + 1] = 1;
+    expect("LLDT, base above 4 GiB", attempt(load_ldt, SEL), NONE);
+    gdt[SEL / 8 + 1] = 0;
+    load_ldt(SEL);
+    expect("a segment from the LDT", attempt(load_fs, 0x0c), NONE);
+    with_error("beyond the LDT", load_fs, 0x14, GP, 0x14);
+    gdt[SEL / 8 + 1] = 0x1fffff;
+    with_error("LLDT, base not canonical", load_ldt, SEL, GP, SEL);
+    gdt[63] = gdt[SEL / 8];
+    with_error("LLDT, the second half beyond the GDT", load_ldt, 63 * 8, GP, 63 * 8);
+    gdt[63] = 0;
+    load_ldt(0);
+    load_fs(0);
+
+    gdt[SEL / 8] = descriptor(0x1000, 0xabcd, 0x8b, 8);
+    gdt[SEL / 8 + 1] = 0;
+    expect("LAR of a busy TSS", lar(SEL) & 0xf0ff00, 0x808b00);
+    expect("LSL of it", lsl(SEL), 0xabcdfff);
+    gdt[SEL / 8] = descriptor(0, 0x67, 0x82, 0);
+    expect("LSL of an LDT", lsl(SEL), 0x67);
+    gdt[SEL / 8] = descriptor(0, 0x67, 0x8c, 0);
+    expect("LAR of a call gate", lar(SEL) & 0xff00, 0x8c00);
+    expect("LSL of a call gate", lsl(SEL), ~0ull);
+    for (unsigned type = 0; type < 16; type++)
+        if (type != 2 && type != 9 && type != 11 && type != 12) {
+            gdt[SEL / 8] = descriptor(0, 0x67, 0x80 | type, 0);
+            expect("LAR and LSL of a type long mode has not", lar(SEL) & lsl(SEL), ~0ull);
+        }
+    gdt[SEL / 8] = 0;
+}
+
+static u32 far_pointer[2];
+
+static void far_jump(word x)
+{
+    __asm__ volatile("ljmpl *%0" : : "m"(far_pointer));
+}
+static void far_return(word rip)
+{
+    __asm__ volatile("pushq $0x18; push %0; lretq" : : "r"(rip));
+}
+
+static void targets(void)
+{
+    word sp = (word)user_stack + 2048, got;
+
+    gdt[SEL / 8] = descriptor(0, 0xfff, 0x9b, 4); /* compatibility mode, 4 KiB */
+    far_pointer[0] = 0x1000;
+    far_pointer[1] = SEL;
+    with_error("JMP to a compatibility segment beyond its limit", far_jump, 0, GP, 0);
+    expect("points at the JMP", trap.cs & 0xffff, 0x18);
+    with_error("RETF to a hole", far_return, (word)1 << 60, GP, 0);
+    gdt[SEL / 8] = descriptor(0, 0xfff, 0xfb, 4);
+    got = iret_to(0x1000, SEL | 3, 2, sp, 0x2b);
+    expect("IRETQ beyond the limit of compatibility code", got << 16 | trap.error, GP << 16);
+    gdt[SEL / 8] = descriptor(0, 0xfffff, 0xfb, 12);
+    got = iret_to((word)u_compat | (word)1 << 32, SEL | 3, 2, sp, 0x2b);
+    expect("IRETQ to compatibility code above 4 GiB", got << 16 | trap.error, GP << 16);
+    expect("IRETQ does not look at RSP", iret_to((word)user_nothing, 0x33, 2, (word)1 << 60, 0x2b),
+           USER_DONE);
+    expect("which is what it was", trap.sp, (word)1 << 60);
+    gdt[SEL / 8] = 0;
+}
+
 static void calls(bool amd)
 {
     u64 star = (u64)0x18 << 32 | (u64)0x23 << 48; /* SYSRET: CS 33, SS 2b */
@@ -211,8 +332,9 @@ static void calls(bool amd)
     wrmsr(0xc0000080, rdmsr(0xc0000080) & ~1ull);
     expect("SYSCALL without SCE", attempt(syscall0, 0), UD);
     wrmsr(0xc0000080, rdmsr(0xc0000080) | 1);
-    if (!amd)
-        with_error("SYSRET to a hole", sysret_bad, (word)1 << 60, GP, 0);
+    with_error("SYSRET to a hole", sysret_bad, (word)1 << 60, GP, 0);
+    expect("faults in ring 0 on Intel's, in ring 3 on AMD's", trap.cs & 3, amd ? 3 : 0);
+    expect("at the SYSRET, or at the target", trap.ip == (word)1 << 60, amd);
 
     wrmsr(0x174, 0x18);
     wrmsr(0x175, (word)exception_stack_top - 512);
@@ -304,6 +426,8 @@ void test(void)
     stacks();
     canonical();
     irets();
+    system_descriptors();
+    targets();
     calls(r[2] == 0x444d4163);
     events();
 }

@@ -5,7 +5,8 @@
  *
  * The machine: 16 MiB of RAM, the CPU as Multiboot leaves it, and ports: 0xe9 prints, 0xf4 ends
  * with a status, 0xb2 makes an SMI, 0xb3 an NMI after that many instructions have passed (at the
- * next look), 0xb4 raises an external interrupt with that vector. The kernel must end by itself
+ * next look), 0xb4 raises an external interrupt with that vector, 0xb5 makes an SMI when the CPU is
+ * halted next, and that interrupt (0: none) when it is after that. The kernel must end by itself
  * within the test's time limit; a HLT that nothing can end, and a triple fault, are failures,
  * unless the kernel announced the triple fault by writing 1 to port 0xf5.
  */
@@ -21,6 +22,8 @@ static struct {
     struct cpu *cpu;
     bool ended, shutdown_wanted;
     int status, vector;
+    bool smi_at_halt;
+    int vector_at_halt;
 } guest = {.vector = -1};
 
 static uint64_t port_read(struct device *dev, uint64_t offset, unsigned size)
@@ -44,14 +47,21 @@ static void end_write(struct device *dev, uint64_t offset, uint64_t value, unsig
     cpu_post(guest.cpu, CPU_EVENT_EXIT);
 }
 
+static void interrupt(int vector)
+{
+    guest.vector = vector;
+    cpu_post(guest.cpu, CPU_EVENT_INTR);
+}
+
 static void event_write(struct device *dev, uint64_t offset, uint64_t value, unsigned size)
 {
     switch (offset) {
     case 0: cpu_post(guest.cpu, CPU_EVENT_SMI); break;
     case 1: cpu_post(guest.cpu, CPU_EVENT_NMI); break;
-    case 2:
-        guest.vector = (int)(value & 0xff);
-        cpu_post(guest.cpu, CPU_EVENT_INTR);
+    case 2: interrupt((int)(value & 0xff)); break;
+    case 3:
+        guest.smi_at_halt = true;
+        guest.vector_at_halt = (int)(value & 0xff);
         break;
     }
 }
@@ -110,13 +120,28 @@ static bool load(const char *path, uint8_t *ram, uint32_t *entry)
     return true;
 }
 
+/* What port 0xb5 asked for; false: nothing is to come. */
+static bool halted(struct cpu *cpu)
+{
+    if (guest.smi_at_halt) {
+        guest.smi_at_halt = false;
+        cpu_post(cpu, CPU_EVENT_SMI);
+        return true;
+    }
+    if (!guest.vector_at_halt)
+        return false;
+    interrupt(guest.vector_at_halt);
+    guest.vector_at_halt = 0;
+    return true;
+}
+
 static int run(struct engine *e)
 {
     struct cpu *cpu = guest.cpu;
     struct error err = {0};
 
     while (!guest.ended) {
-        if (cpu->activity == CPU_HALTED && !cpu_has_work(cpu)) {
+        if (cpu->activity == CPU_HALTED && !cpu_has_work(cpu) && !halted(cpu)) {
             printf("halted for ever at %#llx\n", (unsigned long long)cpu->rip);
             break;
         }
@@ -170,7 +195,7 @@ int main(int argc, char **argv)
         memory_add_ram(memory, "ram", 0, RAM_SIZE, 0, IN_ALL, ram, 0, true, NULL, &err) < 0 ||
         memory_add_io(ports, "print", 0xe9, 1, 0, &print_ops, NULL, NULL, NULL, &err) < 0 ||
         memory_add_io(ports, "end", 0xf4, 2, 0, &end_ops, NULL, NULL, NULL, &err) < 0 ||
-        memory_add_io(ports, "events", 0xb2, 3, 0, &event_ops, NULL, NULL, NULL, &err) < 0)
+        memory_add_io(ports, "events", 0xb2, 4, 0, &event_ops, NULL, NULL, NULL, &err) < 0)
         goto fail;
     if (!load(argv[2], ram->host, &entry))
         return 2;

@@ -5,7 +5,14 @@
 
 #include <stddef.h>
 
-enum { MAIN = FIRST_FREE * 8, OTHER = 0x60, DF_TASK = 0x68, SMALL = 0x70, TASK_GATE = 0x78 };
+enum {
+    MAIN = FIRST_FREE * 8,
+    OTHER = 0x60,
+    DF_TASK = 0x68,
+    SMALL = 0x70,
+    TASK_GATE = 0x78,
+    ABSENT = 0x90
+};
 enum { NT = 1 << 14 };
 
 struct tss {
@@ -22,6 +29,7 @@ volatile u32 seen[8], runs;
 void other_iret(void);
 void other_jmp(void);
 void other_error(void);
+void other_two(void);
 void other_loop(void);
 void small_task(void);
 __asm__(".text\n"
@@ -36,6 +44,8 @@ __asm__(".text\n"
         " pop %eax; mov %eax, seen+0; pushf; pop %eax; mov %eax, seen+8; incl runs\n"
         " addl $2, tss_area+0x20; iret\n" /* behind the faulting instruction */
         " jmp other_error\n"
+        "other_two:\n"
+        " incl runs; addl $2, tss_area+0x20; iret\n"
         "df_task:\n"
         " pop %eax; mov %eax, seen+0; movl $1, runs\n"
         " movl $after_df, tss_area+0x20; iret\n"
@@ -86,6 +96,10 @@ static void fault_two_bytes(word x)
 {
     __asm__ volatile("mov $0xfff8, %%eax; mov %%eax, %%ds" : : : "eax", "memory");
 }
+static void ud2(word x)
+{
+    __asm__ volatile("ud2");
+}
 static void iret_nt(word x)
 {
     __asm__ volatile("pushf; orl $0x4000, (%%esp); popf; iret" : : : "memory");
@@ -101,20 +115,20 @@ static void bad_everything(word x)
 
 static unsigned type_of(unsigned selector);
 
-/* CALL a task whose TSS has a bad selector at `field`; a third task takes the #TS. */
-static void bad_task(const char *name, unsigned field, u16 selector, u16 error)
+/* CALL a task whose TSS has a bad selector at `field`; a third task takes what comes of it. */
+static void bad_task(const char *name, unsigned field, u16 selector, unsigned vector, u16 error)
 {
-    u64 ts_gate = idt[TS];
+    u64 gate = idt[vector];
 
     prepare(other_iret);
     *(volatile u16 *)((volatile u8 *)&other + field) = selector;
     df.eip = (u32)ts_task;
     df.esp = (u32)df_stack + sizeof(df_stack);
     gdt[DF_TASK / 8] = descriptor((u32)&df, sizeof(df) - 1, 0x89, 0);
-    idt[TS] = (u64)DF_TASK << 16 | (u64)0x85 << 40;
+    idt[vector] = (u64)DF_TASK << 16 | (u64)0x85 << 40;
     seen[0] = 0xffffffff;
     expect(name, attempt(call_task, 0), NONE);
-    idt[TS] = ts_gate;
+    idt[vector] = gate;
     expect("  error code", seen[0], error);
     expect("  raised by the new task", df.link & 0xffff, OTHER);
     __asm__ volatile("clts");
@@ -186,6 +200,21 @@ void test(void)
     expect("RF in the image of the faulting task", *(volatile u32 *)(tss_area + 0x24) >> 16 & 1, 1);
     idt[GP] = gp_gate;
     __asm__ volatile("clts");
+    {
+        u64 ud_gate = idt[UD];
+
+        prepare(other_two);
+        *(volatile u32 *)(tss_area + 0x24) = 0;
+        idt[UD] = (u64)OTHER << 16 | (u64)0x85 << 40;
+        expect("a fault without an error code", attempt(ud2, 0), NONE);
+        expect("RF in its image", *(volatile u32 *)(tss_area + 0x24) >> 16 & 1, 1);
+        idt[UD] = ud_gate;
+        prepare(other_iret);
+        idt_set(0x90, 0, OTHER, 0x85, 0);
+        expect("INT n", attempt(int_task, 0), NONE);
+        expect("no RF in its image", *(volatile u32 *)(tss_area + 0x24) >> 16 & 1, 0);
+        __asm__ volatile("clts");
+    }
 
     df = (struct tss){.eip = (u32)df_task,
                       .eflags = 2,
@@ -255,11 +284,20 @@ void test(void)
     __asm__ volatile("ltr %0" : : "r"((u16)MAIN));
     __asm__ volatile("clts");
     /* Without CS or SS only another task can handle it. */
-    bad_task("CS is data", offsetof(struct tss, cs), 0x10, 0x10);
-    bad_task("CS is null", offsetof(struct tss, cs), 0, 0);
-    bad_task("SS of another ring", offsetof(struct tss, ss), 0x2b, 0x28);
-    bad_task("SS is null", offsetof(struct tss, ss), 0, 0);
-    bad_task("LDT is data", offsetof(struct tss, ldt), 0x10, 0x10);
+    bad_task("CS is data", offsetof(struct tss, cs), 0x10, TS, 0x10);
+    bad_task("CS is null", offsetof(struct tss, cs), 0, TS, 0);
+    bad_task("SS of another ring", offsetof(struct tss, ss), 0x2b, TS, 0x28);
+    bad_task("SS is null", offsetof(struct tss, ss), 0, TS, 0);
+    bad_task("LDT is data", offsetof(struct tss, ldt), 0x10, TS, 0x10);
+    bad_task("LDT beyond the GDT", offsetof(struct tss, ldt), 0x2000, TS, 0x2000);
+    gdt[ABSENT / 8] = descriptor(0, 0xfffff, 0x1b, 12);
+    bad_task("CS is absent", offsetof(struct tss, cs), ABSENT, NP, ABSENT);
+    bad_task("CS beyond the GDT", offsetof(struct tss, cs), 0x2008, TS, 0x2008);
+    gdt[ABSENT / 8] = descriptor(0, 0xfffff, 0x13, 12);
+    bad_task("SS is absent", offsetof(struct tss, ss), ABSENT, SS, ABSENT);
+    bad_task("DS is absent", offsetof(struct tss, ds), ABSENT, NP, ABSENT);
+    gdt[ABSENT / 8] = descriptor(0, 0xfff, 0x9b, 4);
+    bad_task("EIP beyond the limit of CS", offsetof(struct tss, cs), ABSENT, GP, 0);
 
     /* The debug trap bit. */
     prepare(other_iret);

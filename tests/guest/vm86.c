@@ -13,14 +13,19 @@ static void put(unsigned at, const u8 *code, unsigned size)
         ((volatile u8 *)(word)at)[i] = code[i];
 }
 
-__attribute__((noreturn)) static void enter(word flags)
+__attribute__((noreturn)) static void enter_at(word flags, word ip)
 {
     /* GS FS DS ES SS ESP EFLAGS CS EIP: CS 0700:1000 = 0x8000 */
     __asm__ volatile("pushl $0x104; pushl $0x103; pushl $0x102; pushl $0x101; pushl $0x900; "
-                     "pushl $0x1f0; pushl %0; pushl $0x700; pushl $0x1000; iret"
+                     "pushl $0x1f0; pushl %0; pushl $0x700; pushl %1; iret"
                      :
-                     : "r"(flags | VM | 2));
+                     : "r"(flags | VM | 2), "r"(ip));
     __builtin_unreachable();
+}
+
+static void enter_far(word ip)
+{
+    enter_at(0, ip);
 }
 
 static word run_code(word flags, const u8 *code, unsigned size)
@@ -29,7 +34,7 @@ static word run_code(word flags, const u8 *code, unsigned size)
     trap.vector = NONE;
     trap.error = 0;
     if (!protect())
-        enter(flags);
+        enter_at(flags, 0x1000);
     return trap.vector;
 }
 #define RUN(flags, ...)                                                                            \
@@ -118,6 +123,10 @@ void test(void)
     idt_set(0x21, stubs[0x21], 8, 0xee, 0);
     expect("VME: INT n not redirected, IOPL 3", RUN(IOPL3, 0xcd, 0x21), 0x21);
     WRITE_CR(4, READ_CR(4) & ~(word)CR4_VME);
+
+    v = attempt(enter_far, 0x11000);
+    expect("IRET to an EIP above 64 KiB", v << 16 | trap.error, GP << 16);
+    expect("is a fault of ring 0", trap.cs & 0xffff, 0x08);
 
     gdt[0x60 / 8] = descriptor(0, 0xfffff, 0x9f, 12);
     idt_set(0x22, stubs[0x22], 0x60, 0xee, 0);

@@ -98,6 +98,54 @@ static void steps_from_branch_to_branch(void **state)
     guest_free(g);
 }
 
+/* SYSCALL traps by the TF that its mask leaves: kernels count on that. */
+static void syscall_masks_its_own_trap(void **state)
+{
+    struct guest *g = guest_new(LONG64);
+    struct cpu *cpu = g->cpu;
+
+    guest_code(g, GUEST_CODE, "0f05");
+    *guest_memory(g, GUEST_DATA) = 0x90;
+    cpu->lstar = GUEST_DATA;
+    cpu->star = (uint64_t)0x08 << 32;
+    cpu->sfmask = RFLAGS_TF;
+    cpu->rflags |= RFLAGS_TF;
+    assert_int_equal(guest_step(g, 2), -1);
+    assert_int_equal(cpu->rip, GUEST_DATA + 1);
+    assert_int_equal(cpu->gpr[GPR_R11] & RFLAGS_TF, RFLAGS_TF);
+    cpu->sfmask = 0;
+    cpu->rflags |= RFLAGS_TF;
+    cpu->rip = GUEST_CODE;
+    assert_int_equal(guest_step(g, 2), EXC_DB);
+    assert_int_equal(at_stack(g, 0), GUEST_DATA);
+    /* SYSRET traps by the TF that it brings. */
+    cpu->rflags &= ~(uint64_t)RFLAGS_TF;
+    cpu->tr.limit = 0x67;
+    cpu->tr.base = GUEST_DATA + 0x100;
+    store_le(guest_memory(g, GUEST_DATA + 0x104), GUEST_STACK, 8);
+    cpu->gpr[GPR_RCX] = GUEST_DATA;
+    cpu->gpr[GPR_R11] = RFLAGS_TF;
+    guest_code(g, GUEST_CODE, "480f07");
+    assert_int_equal(guest_step(g, 2), EXC_DB);
+    assert_int_equal(at_stack(g, 0), GUEST_DATA);
+    guest_free(g);
+}
+
+/* An IRET in SMM lets NMIs in. */
+static void iret_in_smm_unblocks_nmi(void **state)
+{
+    struct guest *g = guest_new(LONG64);
+    struct cpu *cpu = g->cpu;
+
+    guest_code(g, GUEST_CODE, "90 90");
+    cpu->in_smm = cpu->nmi_blocked = true;
+    cpu_post(cpu, CPU_EVENT_NMI);
+    assert_int_equal(guest_step(g, 1), -1);
+    cpu->nmi_blocked = false; /* what IRET does */
+    assert_int_equal(guest_step(g, 1), EXC_NMI);
+    guest_free(g);
+}
+
 static void a_step_over_hlt_does_not_halt(void **state)
 {
     struct guest *g = guest_new(LONG64);
@@ -313,6 +361,34 @@ static void push_of_a_segment_register_differs_by_vendor(void **state)
     }
 }
 
+static void far_pointers_of_64_bits_differ_by_vendor(void **state)
+{
+    for (unsigned amd = 0; amd < 2; amd++) {
+        struct guest *g = guest_new(LONG64);
+        struct cpu *cpu = g->cpu;
+
+        snprintf(g->model.vendor, sizeof(g->model.vendor), "%s",
+                 amd ? "AuthenticAMD" : "GenuineIntel");
+        /* As 16:64 it is 0x08:...33_00005555, as 16:32 0x08:5555. */
+        store_le(guest_memory(g, GUEST_DATA), amd ? 0x000800005555 : 0x5555, 8);
+        store_le(guest_memory(g, GUEST_DATA + 8), amd ? 0x33 : 0x08, 2);
+        cpu->gpr[GPR_RBX] = GUEST_DATA;
+        guest_code(g, GUEST_CODE, "48ff1b"); /* call far */
+        assert_int_equal(guest_step(g, 1), -1);
+        assert_int_equal(cpu->rip, 0x5555);
+        assert_int_equal(cpu->gpr[GPR_RSP], GUEST_STACK - 16);
+        assert_int_equal(at_stack(g, 0), GUEST_CODE + 3);
+        assert_int_equal(at_stack(g, 1), 0x08);
+        store_le(guest_memory(g, GUEST_DATA), 0x0000001011223344, 8);
+        store_le(guest_memory(g, GUEST_DATA + 8), 0, 2);
+        guest_code(g, GUEST_CODE, "480fb503"); /* lgs rax, [rbx] */
+        assert_int_equal(guest_step(g, 1), -1);
+        assert_int_equal(cpu->gpr[GPR_RAX], amd ? 0x11223344 : 0x0000001011223344);
+        assert_int_equal(cpu->seg[SEG_GS].selector, amd ? 0x10 : 0);
+        guest_free(g);
+    }
+}
+
 static void addresses_wrap_where_the_mode_says(void **state)
 {
     struct guest *g = guest_new(PROT32);
@@ -389,6 +465,8 @@ int main(void)
         cmocka_unit_test(a_fault_forgets_its_data_breakpoints),
         cmocka_unit_test(mov_ss_holds_its_trap_over_a_fault),
         cmocka_unit_test(steps_from_branch_to_branch),
+        cmocka_unit_test(syscall_masks_its_own_trap),
+        cmocka_unit_test(iret_in_smm_unblocks_nmi),
         cmocka_unit_test(a_step_over_hlt_does_not_halt),
         cmocka_unit_test(vector_2_from_a_device_is_no_nmi),
         cmocka_unit_test(iret_ends_nmi_blocking_even_if_it_faults),
@@ -396,6 +474,7 @@ int main(void)
         cmocka_unit_test(mwait_sleeps_until_something_happens),
         cmocka_unit_test(xgetbv_1_tells_what_is_in_use),
         cmocka_unit_test(push_of_a_segment_register_differs_by_vendor),
+        cmocka_unit_test(far_pointers_of_64_bits_differ_by_vendor),
         cmocka_unit_test(addresses_wrap_where_the_mode_says),
         cmocka_unit_test(a_pcid_used_again_has_no_old_translations),
     };

@@ -447,6 +447,33 @@ static void interpreter_runs_with_a20_shut(void **state)
 }
 
 /* Code that lies in a device is what KVM's emulator refuses to fetch. */
+static void *shut_a20_later(void *opaque)
+{
+    struct guest *g = opaque;
+
+    usleep(20000);
+    g->a20 = ~BIT(20);
+    cpu_post(g->cpu, CPU_EVENT_FLUSH);
+    usleep(50000);
+    cpu_post(g->cpu, CPU_EVENT_EXIT);
+    return NULL;
+}
+
+/* As another processor does it; the memory map has asked for a flush before. */
+static void a20_shuts_while_the_guest_runs(void **state)
+{
+    static const uint8_t code[] = {0x40, 0xeb, 0xfd}; /* l: inc ax; jmp l */
+    struct guest *g = *state;
+    pthread_t t;
+
+    load(g, code, sizeof(code));
+    atomic_fetch_or(&g->cpu->events, CPU_EVENT_FLUSH);
+    assert_int_equal(pthread_create(&t, NULL, shut_a20_later, g), 0);
+    assert_int_equal(run(g), ENGINE_EVENT);
+    pthread_join(t, NULL);
+    assert_int_not_equal(kvm_interpreted(g->cpu), 0);
+}
+
 static void interpreter_does_what_kvm_cannot(void **state)
 {
     static const uint8_t code[] = {
@@ -509,6 +536,7 @@ int main(void)
         GUEST_TEST(registers_survive),
         GUEST_TEST(writes_are_logged_while_tracked),
         GUEST_TEST(interpreter_runs_with_a20_shut),
+        GUEST_TEST(a20_shuts_while_the_guest_runs),
         GUEST_TEST(interpreter_does_what_kvm_cannot),
         GUEST_TEST(triple_fault_is_a_shutdown),
         cmocka_unit_test(probe_ends_with_a_reason),

@@ -289,6 +289,11 @@ static void reserved_bits_follow_features(void **state)
     assert_int_equal(cpu_cr0_reserved(&a), ~UINT64_C(0) << 32);
 }
 
+static void word_clear(struct cpu_limits *l, enum cpu_feature f)
+{
+    l->word[f / 32] &= ~(1u << f % 32);
+}
+
 static void software_limits_are_sane(void **state)
 {
     struct cpu_limits l;
@@ -308,6 +313,19 @@ static void software_limits_are_sane(void **state)
     assert_int_equal(model_has(&m, FEATURE_AVX2), __builtin_cpu_supports("avx2") != 0);
     assert_int_equal(model_has(&m, FEATURE_AVX512VL), __builtin_cpu_supports("avx512vl") != 0);
     assert_int_equal(model_has(&m, FEATURE_SSE42), __builtin_cpu_supports("sse4.2") != 0);
+    assert_int_equal(model_has(&m, FEATURE_RDRAND), __builtin_cpu_supports("rdrnd") != 0);
+    assert_int_equal(model_has(&m, FEATURE_RDSEED), __builtin_cpu_supports("rdseed") != 0);
+    /* On a host without the two: taken out of a model that has them, or an error that names them.
+     */
+    word_clear(&l, FEATURE_RDRAND);
+    word_clear(&l, FEATURE_RDSEED);
+    assert_int_equal(cpu_model_build("Broadwell,check=off", &l, 1, &m, &err), 0);
+    assert_false(model_has(&m, FEATURE_RDRAND) || model_has(&m, FEATURE_RDSEED));
+    cpu_limits_software(&l);
+    word_clear(&l, FEATURE_RDRAND);
+    assert_int_equal(cpu_model_build("qemu64,+rdrand,enforce,-svm", &l, 1, &m, &err), -ENOTSUP);
+    assert_string_equal(err.text, "processor model 'qemu64': the software engine does not have "
+                                  "rdrand here");
 }
 
 static void help_lists_all(void **state)
