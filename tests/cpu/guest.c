@@ -170,7 +170,7 @@ static struct segment segment_by_selector(const struct guest *g, uint16_t select
 struct guest *guest_new(const struct guest_engine *e, struct error *err)
 {
     struct guest *g = xcalloc(1, sizeof(*g));
-    unsigned a, b, c, d;
+    unsigned a = 0, b = 0, c = 0, d = 0;
     struct cpu_limits limits;
     struct cpu *cpu;
 

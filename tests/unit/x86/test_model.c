@@ -297,7 +297,7 @@ static void word_clear(struct cpu_limits *l, enum cpu_feature f)
 
 static void software_limits_are_sane(void **state)
 {
-    unsigned a, b, c, d;
+    unsigned a = 0, b = 0, c = 0, d = 0;
     struct cpu_limits l;
     struct cpu_model m;
     struct error err = {0};
