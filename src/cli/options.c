@@ -164,7 +164,7 @@ int options_parse(const struct option_spec *specs, int argc, char **argv, void *
     unsigned count;
     int c, index;
 
-    for (count = 0; specs[count].name && count < OPTIONS_MAX; count++) {
+    for (count = 0; count < OPTIONS_MAX && specs[count].name; count++) {
         const struct option_spec *s = &specs[count];
 
         table[count] = (struct option){.name = s->name,

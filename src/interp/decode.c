@@ -434,7 +434,8 @@ enum decode_result insn_decode(const uint8_t *bytes, unsigned available, unsigne
         d.encoding != ZYDIS_INSTRUCTION_ENCODING_3DNOW)
         in.flags |= INSN_VEX;
     if (d.mnemonic == ZYDIS_MNEMONIC_INT || d.mnemonic == ZYDIS_MNEMONIC_INT1 ||
-        d.mnemonic == ZYDIS_MNEMONIC_INT3 || d.mnemonic == ZYDIS_MNEMONIC_INTO)
+        d.mnemonic == ZYDIS_MNEMONIC_INT3 || d.mnemonic == ZYDIS_MNEMONIC_INTO ||
+        d.mnemonic == ZYDIS_MNEMONIC_SYSCALL || d.mnemonic == ZYDIS_MNEMONIC_SYSRET)
         in.flags |= INSN_INT;
     memcpy(in.bytes, bytes, d.length);
     if (d.mnemonic == ZYDIS_MNEMONIC_XLAT)

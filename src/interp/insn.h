@@ -45,7 +45,8 @@ enum insn_flag {
     INSN_BOUNDARY = 1, /* may change mode, privilege, paging, shadows or IF: the run loop looks at
                           everything anew after it. All but integer, branch, string, SIMD. */
     INSN_VEX = 2,      /* VEX, EVEX or XOP encoded: #UD in real and virtual-8086 mode */
-    INSN_INT = 4, /* INT n, INT1, INT3, INTO that interrupt: TF set before makes no trap after */
+    INSN_INT = 4, /* INT n, INT1, INT3, INTO, SYSCALL, SYSRET: TF set before makes no trap after if
+                     it is clear then */
 };
 
 /* What execution touches, but for rare things, stands in the first 64 bytes: one cache line. */

@@ -30,7 +30,7 @@
 enum { DR6_BS = 1 << 14, DR6_BT = 1 << 15 };
 enum { TICK = 4096 }; /* instructions between two calls of cpu->tick: some 50 microseconds */
 
-/* Events that the inner loop stops for whatever the state. */
+/* Events that the inner loop stops for whatever the state (INIT waits for the end of SMM). */
 enum {
     EVENTS_ALWAYS = CPU_EVENT_INIT | CPU_EVENT_SIPI | CPU_EVENT_FLUSH | CPU_EVENT_EXIT |
                     CPU_EVENT_WAKE
@@ -355,7 +355,7 @@ static bool take_event(struct cpu *cpu, uint32_t events)
         debug_exception(cpu, bits);
         return true;
     }
-    if ((events & CPU_EVENT_NMI) && !cpu->nmi_blocked && !cpu->in_smm && !held) {
+    if ((events & CPU_EVENT_NMI) && !cpu->nmi_blocked && !held) {
         cpu_retract(cpu, CPU_EVENT_NMI);
         deliver(cpu, EXC_NMI, INTERRUPT_NMI, false, 0);
         return true;
@@ -378,10 +378,12 @@ static uint32_t watched_events(const struct cpu *cpu)
 
     if (cpu->rflags & RFLAGS_IF)
         watch |= CPU_EVENT_INTR;
-    if (!cpu->nmi_blocked && !cpu->in_smm)
+    if (!cpu->nmi_blocked)
         watch |= CPU_EVENT_NMI;
     if (!cpu->in_smm)
         watch |= CPU_EVENT_SMI;
+    else
+        watch &= ~(uint32_t)CPU_EVENT_INIT; /* it waits for RSM */
     return watch;
 }
 
@@ -420,7 +422,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
             }
             if (events & CPU_EVENT_WAKE)
                 cpu_retract(cpu, CPU_EVENT_WAKE);
-            if (events & (CPU_EVENT_EXIT | CPU_EVENT_INIT | CPU_EVENT_SIPI))
+            if (events & (CPU_EVENT_EXIT | CPU_EVENT_SIPI | (cpu->in_smm ? 0 : CPU_EVENT_INIT)))
                 return INTERP_EVENT;
         }
         if (it->budget == 0)

@@ -16,6 +16,7 @@
 
 enum {
     DR6_BD = 1 << 13,
+    DR6_BS = 1 << 14,
     DR7_GD = 1 << 13,
     CR0_LMSW = CR0_PE | CR0_MP | CR0_EM | CR0_TS,
 };
@@ -470,10 +471,10 @@ static uint64_t rax_offset(const struct cpu *cpu, const struct insn *in)
 static void run_clzero(struct cpu *cpu, const struct insn *in)
 {
     static const uint8_t zero[64];
-    uint64_t offset = rax_offset(cpu, in) & ~UINT64_C(63);
-    gva linear = segment_linear(cpu, override_segment(in), offset, 64, MMU_WRITE);
+    /* The line is one of linear memory: a segment's base need not be aligned. */
+    gva linear = segment_linear(cpu, override_segment(in), rax_offset(cpu, in), 1, MMU_WRITE);
 
-    mmu_store_bytes(cpu, linear, zero, 64, cpu->mmu_mode);
+    mmu_store_bytes(cpu, align_down(linear, sizeof(zero)), zero, sizeof(zero), cpu->mmu_mode);
 }
 
 static void run_fence(struct cpu *cpu, const struct insn *in)
@@ -611,6 +612,9 @@ static void run_sysret(struct cpu *cpu, const struct insn *in)
         cpu->rflags |= RFLAGS_IF;
     flat_segments(cpu, (uint16_t)((base + (to_64bit ? 16 : 0)) | 3), (uint16_t)((base + 8) | 3), 3,
                   to_64bit);
+    /* With TF the trap comes at once, as if the SYSCALL had just ended. */
+    if (cpu->rflags & RFLAGS_TF)
+        cpu->dr6_pending |= DR6_BS;
 }
 
 static void run_sysenter(struct cpu *cpu, const struct insn *in)

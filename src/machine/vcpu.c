@@ -39,16 +39,21 @@ static void engine_push(struct machine *m, struct cpu *cpu)
         m->engine.ops->push(&m->engine, cpu);
 }
 
-/* INIT first: a SIPI that comes with it is for the CPU it makes. */
+/* INIT first: a SIPI that comes with it is for the CPU it makes. An NMI that came before SIPI is
+ * gone, or it would be taken in real mode, before the new program has vectors. */
 static void handle_init_and_sipi(struct machine *m, struct cpu *cpu)
 {
     if (!(cpu->events & (CPU_EVENT_INIT | CPU_EVENT_SIPI)))
         return;
     engine_pull(m, cpu);
-    if (!cpu->in_smm && cpu_retract(cpu, CPU_EVENT_INIT))
+    if (!cpu->in_smm && cpu_retract(cpu, CPU_EVENT_INIT)) {
+        cpu_retract(cpu, CPU_EVENT_NMI);
         cpu_init(cpu, cpu->index == 0);
-    if (cpu_retract(cpu, CPU_EVENT_SIPI) && cpu->activity == CPU_WAIT_SIPI)
+    }
+    if (cpu_retract(cpu, CPU_EVENT_SIPI) && cpu->activity == CPU_WAIT_SIPI) {
+        cpu_retract(cpu, CPU_EVENT_NMI); /* nor is one heard while waiting */
         cpu_sipi(cpu, cpu->sipi_vector);
+    }
     engine_push(m, cpu);
 }
 

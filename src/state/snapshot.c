@@ -46,9 +46,11 @@ static const struct state_field cpu_extra_state[] = {
     STATE_END,
 };
 
-/* 0 where there are no CPUs. */
+/* The host's TSC when guest time stopped: the guest's TSCs go on from there. 0 without CPUs. */
 static uint64_t host_tsc(const struct machine *m)
 {
+    if (m->stopped_tsc && !m->running)
+        return m->stopped_tsc;
     return m->cpu_count ? cpu_read_tsc(m->cpus[0]) - m->cpus[0]->tsc_offset : 0;
 }
 

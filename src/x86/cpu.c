@@ -37,11 +37,28 @@ static uint64_t raw_nsec(void)
     return (uint64_t)t.tv_sec * NSEC_PER_SEC + (uint64_t)t.tv_nsec;
 }
 
+/* Both clocks at one moment: the closest of some attempts, as a busy host may stop us in between.
+ */
+static void read_clocks(uint64_t *tsc, uint64_t *nsec)
+{
+    uint64_t best = UINT64_MAX;
+
+    for (unsigned i = 0; i < 16; i++) {
+        uint64_t before = __rdtsc(), now = raw_nsec(), after = __rdtsc();
+
+        if (after - before < best) {
+            best = after - before;
+            *tsc = before + best / 2;
+            *nsec = now;
+        }
+    }
+}
+
 /* Leaf 15h gives crystal and ratio where the processor knows both; else 20 ms of counting. */
 static void tsc_measure(void)
 {
     uint32_t denominator = 0, numerator = 0, crystal = 0, d;
-    uint64_t start_nsec, start_tsc, nsec;
+    uint64_t start_nsec, start_tsc, nsec, tsc;
 
     tsc_origin = __rdtsc();
     if (__get_cpuid_max(0, NULL) >= 0x15)
@@ -50,12 +67,11 @@ static void tsc_measure(void)
         tsc_hz = (uint64_t)crystal * numerator / denominator;
         return;
     }
-    start_nsec = raw_nsec();
-    start_tsc = __rdtsc();
+    read_clocks(&start_tsc, &start_nsec);
     do
-        nsec = raw_nsec() - start_nsec;
-    while (nsec < 20 * NSEC_PER_MSEC);
-    tsc_hz = muldiv64(__rdtsc() - start_tsc, NSEC_PER_SEC, nsec);
+        read_clocks(&tsc, &nsec);
+    while (nsec - start_nsec < 20 * NSEC_PER_MSEC);
+    tsc_hz = muldiv64(tsc - start_tsc, NSEC_PER_SEC, nsec - start_nsec);
 }
 
 uint64_t cpu_tsc_hz(void)

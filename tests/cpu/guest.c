@@ -14,6 +14,7 @@
 #include "x86/mmu.h"
 #include "x86/model.h"
 
+#include <cpuid.h>
 #include <stdlib.h>
 
 /* Guest-physical layout. */
@@ -169,11 +170,15 @@ static struct segment segment_by_selector(const struct guest *g, uint16_t select
 struct guest *guest_new(const struct guest_engine *e, struct error *err)
 {
     struct guest *g = xcalloc(1, sizeof(*g));
+    unsigned a = 0, b = 0, c = 0, d = 0;
     struct cpu_limits limits;
     struct cpu *cpu;
 
     g->engine = e;
     cpu_limits_software(&limits);
+    /* What the interpreter has and the host lacks (SERIALIZE) has no judge here. */
+    if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        limits.word[WORD_7_0_EDX] &= d;
     if (cpu_model_build("max", &limits, 1, &g->model, err) < 0 ||
         ram_block_new("oracle", PHYS_END, &g->ram, err) < 0) {
         free(g);

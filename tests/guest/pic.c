@@ -55,7 +55,7 @@ static void periodic(void)
     quiet();
 }
 
-static volatile u8 isr_inside, isr_slave_inside, irr_inside;
+static volatile u8 isr_inside, isr_slave_inside;
 static volatile u32 nested;
 
 static void look_inside(word *frame)

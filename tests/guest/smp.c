@@ -18,7 +18,8 @@ static u32 cpus;
 u8 ap_stacks[MOST][8192] __attribute__((aligned(64)));
 
 /* In real mode at TRAMPOLINE, then the way start.S goes. */
-extern u8 ap_start[], ap_start_end[];
+extern u8 ap_start[], ap_start_end[], real_nmi[], real_nmi_end[];
+extern u8 smi_code[], smi_end[];
 void ap_main(u32 me);
 __asm__(".text\n.code16\n"
         "ap_start: cli; cld\n"
@@ -30,6 +31,11 @@ __asm__(".text\n.code16\n"
         " ljmpl $0x08, $ap_32\n"
         "ap_gdt: .word 511; .long gdt\n"
         "ap_start_end:\n"
+        "real_nmi: incl %cs:0x7004; iretw\n"
+        "real_nmi_end:\n"
+        "smi_code: movl $0x7000, %esi; movl $1, 8(%esi)\n" /* at SMBASE + 8000: in, wait, out */
+        "1: pause; cmpl $0, 12(%esi); je 1b; rsm\n"
+        "smi_end:\n"
         ".code32\n"
         "ap_32: movw $0x10, %ax; movw %ax, %ds; movw %ax, %es; movw %ax, %ss\n"
         " movw %ax, %fs; movw %ax, %gs\n"
@@ -126,9 +132,13 @@ static void ping(word *frame)
     apic_eoi();
 }
 
+static volatile bool stay;
+
 static void nmi(word *frame)
 {
     nmis[apic_id()]++;
+    while (stay)
+        beat[apic_id()]++;
 }
 
 static void clear(void)
@@ -198,21 +208,58 @@ static void start_them(void)
 
 static void stop_and_start(void)
 {
+    volatile u16 *report = (volatile u16 *)REPORT, *ivt = (volatile u16 *)0;
     u32 before = alive[1], still;
 
+    /* An NMI in real mode would go through the vectors at 0. */
+    for (u8 *p = real_nmi; p < real_nmi_end; p++)
+        *(volatile u8 *)(word)(REPORT + 0x100 + (p - real_nmi)) = *p;
+    ivt[4] = REPORT + 0x100;
+    ivt[5] = 0;
+    *(volatile u32 *)(REPORT + 4) = 0;
+    report[0] = 0;
+    clear();
+    stay = true;
+    send(1, BY_NMI);
+    expect("it is in its NMI handler", UNTIL(nmis[1] == 1), true);
+    send(1, BY_NMI); /* waits for the end of the first, and is gone with INIT */
     send(1, INIT);
     delay_us(10000);
+    stay = false;
     still = beat[1];
     delay_us(10000);
     expect("INIT stops a running processor", beat[1], still);
     clear();
     send(1, FIXED | PING);
-    send(1, BY_NMI);
     delay_us(3000);
-    expect("it takes neither interrupt nor NMI", pings[1] + nmis[1], 0);
+    expect("it takes no interrupt", pings[1], 0);
     send(1, SIPI | TRAMPOLINE >> 12);
     expect("and starts again", UNTIL(alive[1] == before + 1), true);
     expect("it runs", UNTIL(beat[1] != still), true);
+    expect("where it should", report[0], TRAMPOLINE >> 4);
+    expect("and without that NMI", *(volatile u32 *)(REPORT + 4), 0);
+}
+
+/* INIT waits for the end of system management mode. */
+static void stop_in_smm(void)
+{
+    volatile u32 *report = (volatile u32 *)REPORT;
+    u32 before = alive[1];
+
+    for (u8 *p = smi_code; p < smi_end; p++)
+        *(volatile u8 *)(word)(0x38000 + (p - smi_code)) = *p;
+    report[2] = report[3] = 0;
+    send(1, SMI);
+    expect("it is in SMM", UNTIL(report[2]), true);
+    send(1, INIT);
+    delay_us(5000);
+    report[3] = 1;
+    delay_us(20000);
+    for (u32 i = 0; i < 10 && alive[1] == before; i++) { /* a start IPI before its INIT is lost */
+        send(1, SIPI | TRAMPOLINE >> 12);
+        delay_us(20000);
+    }
+    expect("INIT in SMM comes after it, and it starts again", alive[1], before + 1);
 }
 
 /* ---- IPIs --------------------------------------------------------------------------------------
@@ -609,6 +656,7 @@ void test(void)
     masked_and_nmi();
     halts();
     stop_and_start();
+    stop_in_smm();
     locks();
     ordering();
     shootdown();

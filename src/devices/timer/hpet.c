@@ -175,8 +175,11 @@ static void set_timer(struct hpet *h)
 {
     uint64_t deadline = CLOCK_NEVER;
 
+    /* One that may not interrupt is brought up to date when somebody looks: Linux leaves its
+     * periodic timer running that way for as long as the machine is up. */
     for (unsigned n = 0; n < HPET_TIMERS; n++)
-        deadline = MIN(deadline, h->t[n].deadline);
+        if (h->t[n].config & TIMER_ENABLE)
+            deadline = MIN(deadline, h->t[n].deadline);
     timer_set(&h->timer, MAX(deadline, h->not_before));
 }
 

@@ -26,6 +26,9 @@ enum {
 };
 #define REFRESH_NSEC      UINT64_C(15085)
 #define SHORTEST_INTERVAL (20 * NSEC_PER_USEC)
+/* A tight loop: so many reads, none later than that after the one before. */
+enum { POLLS = 32 };
+#define POLL_NSEC (50 * NSEC_PER_USEC)
 
 struct channel {
     uint64_t start;     /* tick at which counting began */
@@ -51,6 +54,9 @@ struct i8254 {
     uint8_t port_b;
     uint64_t deadline; /* guest nanoseconds: next rising edge of channel 0 */
     uint64_t now;      /* not saved: of the access under way; one for all, or edges get lost */
+    uint64_t polled;   /* not saved: when port B was read last, how often in a row, and OUT then */
+    unsigned polls;
+    bool out_seen;
     bool irq_disabled; /* the HPET's doing, who saves it */
     struct irq_line line;
     struct timer timer;
@@ -296,12 +302,18 @@ static void set_line(struct i8254 *p)
     irq_line_set(&p->line, level && !p->irq_disabled);
 }
 
+/* Nobody hears edges while the HPET has the interrupt; one that was missed comes afterwards. */
+static void arm(struct i8254 *p)
+{
+    timer_set(&p->timer, p->irq_disabled ? CLOCK_NEVER : p->deadline);
+}
+
 static void schedule(struct i8254 *p)
 {
     uint64_t edge = next_edge(&p->channel[0], tick_of(p->now));
 
     p->deadline = edge == UINT64_MAX ? CLOCK_NEVER : MAX(nsec_of(edge), p->now + SHORTEST_INTERVAL);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 static void i8254_expired(struct device *dev, struct timer *t)
@@ -333,7 +345,7 @@ static void i8254_refresh(struct device *dev)
         channel_sanitize(&p->channel[i]);
     p->now = device_now(dev);
     set_line(p);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 static void i8254_reset(struct device *dev)
@@ -344,17 +356,21 @@ static void i8254_reset(struct device *dev)
         p->channel[i] =
             (struct channel){.access = ACCESS_BOTH, .count = 65536, .gate = i != SPEAKER};
     p->port_b = 0;
+    p->polls = 0;
     p->deadline = CLOCK_NEVER;
     set_line(p);
-    timer_set(&p->timer, p->deadline);
+    arm(p);
 }
 
 void i8254_irq_enable(struct device *pit, bool enable)
 {
+    struct i8254 *p = to_i8254(pit);
+
     pthread_mutex_lock(&pit->lock);
-    to_i8254(pit)->irq_disabled = !enable;
-    sync_all(to_i8254(pit));
-    set_line(to_i8254(pit));
+    p->irq_disabled = !enable;
+    sync_all(p);
+    set_line(p);
+    arm(p);
     pthread_mutex_unlock(&pit->lock);
 }
 
@@ -406,13 +422,33 @@ static void i8254_write(struct device *dev, uint64_t offset, uint64_t value, uns
         schedule(p);
 }
 
+/*
+ * Is this read one of many in a tight loop, and late? Then the host took the processor away, and
+ * the guest, which looks at its TSC after each read that shows OUT low, would believe that OUT
+ * rose before the gap: Linux then finds a TSC some times too slow, trusts the PIT more than the
+ * HPET, and its time runs as many times too fast. Shown OUT low once more, it sees the gap and
+ * discards the measurement. Who waits by another clock and then reads once is told the truth.
+ */
+static bool poll_was_late(struct i8254 *p)
+{
+    uint64_t gap = p->now - p->polled;
+    bool late = gap > POLL_NSEC && p->polls >= POLLS;
+
+    p->polls = gap <= POLL_NSEC ? MIN(p->polls + 1, (unsigned)POLLS) : 0;
+    p->polled = p->now;
+    return late;
+}
+
 static uint64_t port_b_read(struct device *dev, uint64_t offset, unsigned size)
 {
     struct i8254 *p = to_i8254(dev);
     uint64_t tick = sync_all(p);
+    bool out = channel_out(&p->channel[SPEAKER], tick);
 
-    return p->port_b | (device_now(dev) / REFRESH_NSEC & 1 ? PORT_B_REFRESH : 0) |
-           (channel_out(&p->channel[SPEAKER], tick) ? PORT_B_OUT : 0);
+    if (poll_was_late(p) && out && p->channel[SPEAKER].mode == 0 && !p->out_seen)
+        out = false;
+    p->out_seen = out;
+    return p->port_b | (p->now / REFRESH_NSEC & 1 ? PORT_B_REFRESH : 0) | (out ? PORT_B_OUT : 0);
 }
 
 static void port_b_write(struct device *dev, uint64_t offset, uint64_t value, unsigned size)

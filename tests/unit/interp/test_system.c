@@ -98,6 +98,54 @@ static void steps_from_branch_to_branch(void **state)
     guest_free(g);
 }
 
+/* SYSCALL traps by the TF that its mask leaves: kernels count on that. */
+static void syscall_masks_its_own_trap(void **state)
+{
+    struct guest *g = guest_new(LONG64);
+    struct cpu *cpu = g->cpu;
+
+    guest_code(g, GUEST_CODE, "0f05");
+    *guest_memory(g, GUEST_DATA) = 0x90;
+    cpu->lstar = GUEST_DATA;
+    cpu->star = (uint64_t)0x08 << 32;
+    cpu->sfmask = RFLAGS_TF;
+    cpu->rflags |= RFLAGS_TF;
+    assert_int_equal(guest_step(g, 2), -1);
+    assert_int_equal(cpu->rip, GUEST_DATA + 1);
+    assert_int_equal(cpu->gpr[GPR_R11] & RFLAGS_TF, RFLAGS_TF);
+    cpu->sfmask = 0;
+    cpu->rflags |= RFLAGS_TF;
+    cpu->rip = GUEST_CODE;
+    assert_int_equal(guest_step(g, 2), EXC_DB);
+    assert_int_equal(at_stack(g, 0), GUEST_DATA);
+    /* SYSRET traps by the TF that it brings. */
+    cpu->rflags &= ~(uint64_t)RFLAGS_TF;
+    cpu->tr.limit = 0x67;
+    cpu->tr.base = GUEST_DATA + 0x100;
+    store_le(guest_memory(g, GUEST_DATA + 0x104), GUEST_STACK, 8);
+    cpu->gpr[GPR_RCX] = GUEST_DATA;
+    cpu->gpr[GPR_R11] = RFLAGS_TF;
+    guest_code(g, GUEST_CODE, "480f07");
+    assert_int_equal(guest_step(g, 2), EXC_DB);
+    assert_int_equal(at_stack(g, 0), GUEST_DATA);
+    guest_free(g);
+}
+
+/* An IRET in SMM lets NMIs in. */
+static void iret_in_smm_unblocks_nmi(void **state)
+{
+    struct guest *g = guest_new(LONG64);
+    struct cpu *cpu = g->cpu;
+
+    guest_code(g, GUEST_CODE, "90 90");
+    cpu->in_smm = cpu->nmi_blocked = true;
+    cpu_post(cpu, CPU_EVENT_NMI);
+    assert_int_equal(guest_step(g, 1), -1);
+    cpu->nmi_blocked = false; /* what IRET does */
+    assert_int_equal(guest_step(g, 1), EXC_NMI);
+    guest_free(g);
+}
+
 static void a_step_over_hlt_does_not_halt(void **state)
 {
     struct guest *g = guest_new(LONG64);
@@ -417,6 +465,8 @@ int main(void)
         cmocka_unit_test(a_fault_forgets_its_data_breakpoints),
         cmocka_unit_test(mov_ss_holds_its_trap_over_a_fault),
         cmocka_unit_test(steps_from_branch_to_branch),
+        cmocka_unit_test(syscall_masks_its_own_trap),
+        cmocka_unit_test(iret_in_smm_unblocks_nmi),
         cmocka_unit_test(a_step_over_hlt_does_not_halt),
         cmocka_unit_test(vector_2_from_a_device_is_no_nmi),
         cmocka_unit_test(iret_ends_nmi_blocking_even_if_it_faults),

@@ -204,9 +204,11 @@ static void sipi_starts_a_processor_once(void **state)
 
     (void)state;
     m->cpus[1]->sipi_vector = 0x9a;
+    cpu_post(m->cpus[1], CPU_EVENT_NMI); /* lost: it does not listen yet */
     cpu_post(m->cpus[1], CPU_EVENT_SIPI);
     wait_for(&fake.runs[1], 1);
     machine_pause(m);
+    assert_int_equal(m->cpus[1]->events & CPU_EVENT_NMI, 0);
     assert_int_equal(m->cpus[1]->seg[SEG_CS].selector, 0x9a00);
     assert_int_equal(m->cpus[1]->activity, CPU_RUNNING);
     m->cpus[1]->sipi_vector = 0x10; /* ignored: it runs */
@@ -215,11 +217,13 @@ static void sipi_starts_a_processor_once(void **state)
     wait_taken(m->cpus[1], CPU_EVENT_SIPI);
     machine_pause(m);
     assert_int_equal(m->cpus[1]->seg[SEG_CS].selector, 0x9a00);
-    machine_resume(m);
+    cpu_post(m->cpus[1], CPU_EVENT_NMI);
     cpu_post(m->cpus[1], CPU_EVENT_INIT);
+    machine_resume(m);
     wait_taken(m->cpus[1], CPU_EVENT_INIT);
     machine_pause(m);
     assert_int_equal(m->cpus[1]->activity, CPU_WAIT_SIPI);
+    assert_int_equal(m->cpus[1]->events & CPU_EVENT_NMI, 0);
     machine_free(m);
 }
 

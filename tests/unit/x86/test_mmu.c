@@ -577,7 +577,7 @@ static void watched_pages_are_written_the_slow_way(void **state)
 
 static void a20_and_paging_off(void **state)
 {
-    static _Atomic uint64_t shut = ~BIT(20);
+    static _Atomic uint64_t shut = ~BIT(20), open = UINT64_MAX;
     struct fixture *f = *state;
 
     f->cpu->cr0 = CR0_PE;
@@ -590,6 +590,17 @@ static void a20_and_paging_off(void **state)
     mmu_flush_all(f->cpu);
     assert_int_equal(mmu_load(f->cpu, 0x101234, 1, MMU_KERNEL), 0x11);
     assert_int_equal(cpu_phys_read(f->cpu, 0x101234, 1), 0x11);
+    /* Bit 20 of what the tables say is cut, and of where they are. */
+    f->cpu->a20_mask = &open;
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, 0x101000 | P | W);
+    memcpy(f->ram->host, f->ram->host + TABLES, 16 * 4096);
+    memset(f->ram->host + TABLES, 0, 16 * 4096);
+    f->ram->host[0x1234] = 0x33; /* a table lies there: bytes nobody walks */
+    f->cpu->a20_mask = &shut;
+    mmu_flush_all(f->cpu);
+    assert_int_equal(FAULT(f, mmu_load(f->cpu, LINEAR + 0x234, 1, MMU_KERNEL)), -1);
+    assert_int_equal(mmu_load(f->cpu, LINEAR + 0x234, 1, MMU_KERNEL), 0x33);
 }
 
 int main(void)

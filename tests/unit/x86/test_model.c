@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "x86/model.h"
 
+#include <cpuid.h>
 #include <errno.h>
 
 static void everything(struct cpu_limits *l)
@@ -296,6 +297,7 @@ static void word_clear(struct cpu_limits *l, enum cpu_feature f)
 
 static void software_limits_are_sane(void **state)
 {
+    unsigned a = 0, b = 0, c = 0, d = 0;
     struct cpu_limits l;
     struct cpu_model m;
     struct error err = {0};
@@ -313,8 +315,10 @@ static void software_limits_are_sane(void **state)
     assert_int_equal(model_has(&m, FEATURE_AVX2), __builtin_cpu_supports("avx2") != 0);
     assert_int_equal(model_has(&m, FEATURE_AVX512VL), __builtin_cpu_supports("avx512vl") != 0);
     assert_int_equal(model_has(&m, FEATURE_SSE42), __builtin_cpu_supports("sse4.2") != 0);
-    assert_int_equal(model_has(&m, FEATURE_RDRAND), __builtin_cpu_supports("rdrnd") != 0);
-    assert_int_equal(model_has(&m, FEATURE_RDSEED), __builtin_cpu_supports("rdseed") != 0);
+    assert_true(__get_cpuid(1, &a, &b, &c, &d));
+    assert_int_equal(model_has(&m, FEATURE_RDRAND), (c & bit_RDRND) != 0);
+    assert_true(__get_cpuid_count(7, 0, &a, &b, &c, &d));
+    assert_int_equal(model_has(&m, FEATURE_RDSEED), (b & bit_RDSEED) != 0);
     /* On a host without the two: taken out of a model that has them, or an error that names them.
      */
     word_clear(&l, FEATURE_RDRAND);

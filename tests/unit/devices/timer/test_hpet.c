@@ -273,13 +273,54 @@ static void legacy_replacement(void **state)
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, test_machine_teardown)
 
+/* Idle guests must leave the host asleep: no wake-up for what cannot interrupt. */
+static void nothing_wakes_the_host_in_vain(void **state)
+{
+    struct machine *m = *state;
+    uint64_t others = clock_next_deadline(m->clock); /* the RTC's, if any */
+    unsigned edges;
+
+    put(m, HPET_CONFIG, 1);
+    configure(m, 2, ENABLE | PERIODIC | SET | ROUTE_21, 100000);
+    put(m, timer_reg(2, HPET_TIMER_COMPARATOR), 100000);
+    assert_in_range(clock_next_deadline(m->clock) - clock_now(m->clock), 1, NSEC_PER_MSEC);
+    put(m, timer_reg(2, HPET_TIMER_CONFIG), PERIODIC | ROUTE_21);
+    assert_true(clock_next_deadline(m->clock) == others);
+    test_advance(m, 10 * NSEC_PER_MSEC + 77);
+    assert_int_equal(test_irq_edges(m, 21), 0);
+    put(m, timer_reg(2, HPET_TIMER_CONFIG), ENABLE | PERIODIC | ROUTE_21);
+    assert_in_range(clock_next_deadline(m->clock) - clock_now(m->clock), 1, NSEC_PER_MSEC);
+    test_advance(m, NSEC_PER_MSEC);
+    assert_int_equal(test_irq_edges(m, 21), 1);
+    put(m, timer_reg(2, HPET_TIMER_CONFIG), 0);
+
+    /* The PIT's interrupts while the HPET has taken its line. */
+    out8(m, I8254_BASE + 3, 0x34);
+    out8(m, I8254_BASE, 0xa9);
+    out8(m, I8254_BASE, 0x04);
+    assert_in_range(clock_next_deadline(m->clock) - clock_now(m->clock), 1, NSEC_PER_MSEC);
+    put(m, HPET_CONFIG, 3);
+    assert_true(clock_next_deadline(m->clock) == others);
+    edges = test_irq_edges(m, 0);
+    test_advance(m, 5 * NSEC_PER_MSEC);
+    assert_int_equal(test_irq_edges(m, 0), edges);
+    put(m, HPET_CONFIG, 1);
+    test_advance(m, 2 * NSEC_PER_MSEC);
+    assert_in_range(test_irq_edges(m, 0) - edges, 1, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(registers),         TEST(the_counter_runs_when_enabled),
-        TEST(one_shot_edge),     TEST(level_stays_until_acknowledged),
-        TEST(periodic),          TEST(thirty_two_bits_wrap),
-        TEST(message_signalled), TEST(legacy_replacement),
+        TEST(registers),
+        TEST(the_counter_runs_when_enabled),
+        TEST(one_shot_edge),
+        TEST(level_stays_until_acknowledged),
+        TEST(periodic),
+        TEST(thirty_two_bits_wrap),
+        TEST(message_signalled),
+        TEST(legacy_replacement),
+        TEST(nothing_wakes_the_host_in_vain),
     };
     return cmocka_run_group_tests_name("hpet", tests, NULL, NULL);
 }

@@ -361,6 +361,58 @@ static void the_hpet_may_take_the_interrupt(void **state)
     assert_near(test_irq_edges(m, 0) - first, 10);
 }
 
+/* A loop that polls OUT was taken off its processor while OUT rose: it learns of the gap first. */
+static void late_poll_sees_low_once(void **state)
+{
+    struct machine *m = *state;
+
+    out8(m, I8254_PORT_B, 1);
+    program(m, 2, 0, 11932); /* 10 ms */
+    for (unsigned i = 0; i < 1000; i++) {
+        assert_false(out2(m));
+        test_advance(m, 2 * NSEC_PER_USEC);
+    }
+    test_advance(m, 20 * NSEC_PER_MSEC);
+    assert_false(out2(m));
+    test_advance(m, 2 * NSEC_PER_USEC);
+    assert_true(out2(m));
+    assert_true(out2(m));
+    assert_true(status(m, 2) & 0x80);
+
+    /* Low after a gap within which nothing happened, as ever; and then without a gap. */
+    program(m, 2, 0, 11932);
+    for (unsigned i = 0; i < 1000; i++)
+        assert_false(out2(m));
+    test_advance(m, 5 * NSEC_PER_MSEC);
+    assert_false(out2(m));
+    for (unsigned i = 0; i < 100; i++)
+        assert_false(out2(m));
+    for (unsigned i = 0; i < 5000 && !out2(m); i++)
+        test_advance(m, NSEC_PER_USEC);
+    assert_true(out2(m));
+}
+
+/* Who does something else meanwhile and looks now and then is told the truth at once. */
+static void rare_look_sees_high(void **state)
+{
+    struct machine *m = *state;
+
+    out8(m, I8254_PORT_B, 1);
+    program(m, 2, 0, 11932);
+    for (unsigned i = 0; i < 10; i++)
+        assert_false(out2(m));
+    test_advance(m, 20 * NSEC_PER_MSEC);
+    assert_true(out2(m));
+
+    program(m, 2, 0, 11932);
+    for (unsigned i = 0; i < 9; i++) {
+        test_advance(m, NSEC_PER_MSEC);
+        assert_false(out2(m));
+    }
+    test_advance(m, 2 * NSEC_PER_MSEC);
+    assert_true(out2(m));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +433,8 @@ int main(void)
                                         test_machine_teardown),
         cmocka_unit_test_setup_teardown(the_hpet_may_take_the_interrupt, setup,
                                         test_machine_teardown),
+        cmocka_unit_test_setup_teardown(late_poll_sees_low_once, setup, test_machine_teardown),
+        cmocka_unit_test_setup_teardown(rare_look_sees_high, setup, test_machine_teardown),
     };
     return cmocka_run_group_tests_name("i8254", tests, NULL, NULL);
 }
