@@ -172,7 +172,7 @@ const struct option_spec run_option_specs[] = {
     {"append", 'a', "TEXT", NULL, "the kernel's command line", set_append},
     {"cpus", 'c', "N", NULL, "processors (1)", set_cpus},
     {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
-    {"engine", 'e', "NAME", "auto|kvm|bt|interp", "auto, kvm, bt, interp (auto: the best here)",
+    {"engine", 'e', "NAME", "auto|kvm|interp", "auto, kvm, interp (auto: the best here)",
      set_engine},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
     {"cpu", 0, "MODEL", NULL, "host, max,-avx512f ...; help lists them (the engine's best)",
