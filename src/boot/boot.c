@@ -472,6 +472,8 @@ int loader_enter_64(struct loader *l, uint64_t entry, struct error *err)
 /* ---- the whole --------------------------------------------------------------------------------
  */
 
+enum { RESET_ENTRY = 0xffff0 };
+
 static int write_smbios(struct loader *l, struct error *err)
 {
     uint8_t entry28[SMBIOS_ENTRY_28], entry30[SMBIOS_ENTRY_30];
@@ -502,10 +504,26 @@ static int write_mptable(struct loader *l, struct error *err)
 
     if (r < 0)
         return r;
-    if (size > 0x100000 - BOOT_MPTABLE)
+    if (size > RESET_ENTRY - BOOT_MPTABLE)
         return error_set(err, E2BIG, "the MP table has %zu bytes, there is room for %d", size,
-                         0x100000 - BOOT_MPTABLE);
+                         RESET_ENTRY - BOOT_MPTABLE);
     return loader_write(l, BOOT_MPTABLE, table, size, err);
+}
+
+/*
+ * A kernel that knows no better way to reset jumps to F000:FFF0, as Linux does on a microvm without
+ * ACPI. The entry resets by a triple fault, which every board has: it loads an empty vector table
+ * (the zeros at FFF8) and calls for a vector.
+ */
+static int write_reset_entry(struct loader *l, struct error *err)
+{
+    static const uint8_t entry[16] = {
+        0x2e,        0x0f, 0x01, 0x1e, 0xf8, 0xff, /* lidt cs:[fff8] */
+        0xcc,                                      /* int3 */
+        [14] = 0xfc,                               /* the model byte: an AT */
+    };
+
+    return loader_write(l, RESET_ENTRY, entry, sizeof(entry), err);
 }
 
 /* The BIOS data area, as far as kernels look: where the EBDA is, and where memory ends. */
@@ -580,6 +598,8 @@ int boot_load(struct machine *m, const struct boot_config *c, struct error *err)
                          "the loader's tables", err);
     if (!r)
         r = write_bios_data(l, err);
+    if (!r)
+        r = write_reset_entry(l, err);
     if (!r && c->smbios)
         r = write_smbios(l, err);
     if (!r && c->mp)

@@ -140,6 +140,7 @@ static void linux_64_bit(void **state)
     assert_int_equal(peek(f, params + 0x210, 1), 0xff);
     assert_int_equal(peek(f, params + 0x70, 8), 0xe0010);
     assert_int_equal(peek(f, peek(f, params + 0x228, 4), 8), 0x3d656c6f736e6f63); /* "console=" */
+    assert_int_equal(peek(f, 0xffff0, 8), 0xccfff81e010f2e); /* lidt cs:[fff8]; int3: a reset */
     initrd = peek(f, params + 0x218, 4);
     assert_int_equal(peek(f, params + 0x21c, 4), sizeof(f->initrd));
     assert_int_equal(initrd % 4096, 0);
