@@ -321,13 +321,15 @@ void timer_set(struct timer *t, uint64_t deadline)
 
 uint64_t guest_error_read(struct device *dev, uint64_t offset, unsigned size)
 {
-    log_guest("%s: read of %u bytes from register %#llx, which does not exist", dev->id, size,
-              (unsigned long long)offset);
+    if (dev->guest_errors++ == 0)
+        log_warn("guest: %s: read of %u bytes from register %#llx, which does not exist", dev->id,
+                 size, (unsigned long long)offset);
     return ~UINT64_C(0);
 }
 
 void guest_error_write(struct device *dev, uint64_t offset, uint64_t value, unsigned size)
 {
-    log_guest("%s: write of %#llx (%u bytes) to register %#llx, which does not take it", dev->id,
-              (unsigned long long)value, size, (unsigned long long)offset);
+    if (dev->guest_errors++ == 0)
+        log_warn("guest: %s: write of %#llx (%u bytes) to register %#llx, which does not take it",
+                 dev->id, (unsigned long long)value, size, (unsigned long long)offset);
 }

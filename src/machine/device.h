@@ -98,6 +98,7 @@ struct device {
     struct device *next;         /* of the machine's list, in order of creation */
     struct device *parent;       /* the bus it sits on; NULL: the board */
     struct device_claim *claims; /* what it holds through device_*() */
+    uint64_t guest_errors;       /* how often the guest did what is not defined; under lock */
 };
 
 /*
