@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <strings.h>
 
-enum { PROBES = 12 }; /* at most BATCH */
+enum { PROBES = 12 /* at most BATCH */, STRAIGHT_INSNS = 8 };
 
 enum encoding { LEGACY, VEX, EVEX };
 enum class {
@@ -131,7 +131,9 @@ uint64_t image_address(unsigned offset)
 {
     if (offset < IMAGE_LOW_PAGES * PAGE)
         return ARENA + (uint64_t)ARENA_DATA * PAGE + offset;
-    return ARENA_HIGH + (offset - (uint64_t)IMAGE_LOW_PAGES * PAGE);
+    if (offset < IMAGE_OPEN)
+        return ARENA_HIGH + (offset - (uint64_t)IMAGE_LOW_PAGES * PAGE);
+    return OPEN_BASE + (offset - (uint64_t)IMAGE_OPEN);
 }
 
 int image_offset(uint64_t address)
@@ -142,6 +144,8 @@ int image_offset(uint64_t address)
         return (int)low;
     if (address - ARENA_HIGH < (uint64_t)HIGH_PAGES * PAGE)
         return (int)(address - ARENA_HIGH) + IMAGE_LOW_PAGES * PAGE;
+    if (address - OPEN_BASE < (uint64_t)ARENA_CODE_PAGES * PAGE)
+        return (int)(address - OPEN_BASE) + IMAGE_OPEN;
     return -1;
 }
 
@@ -573,10 +577,11 @@ void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
 {
     struct rng r = {seed ^ 0x6d656d6f7279};
 
-    memset(image, 0, IMAGE_SIZE);
+    memset(image, 0, IMAGE_OPEN);
+    memset(image + IMAGE_OPEN, 0xcc, IMAGE_SIZE - IMAGE_OPEN);
     if (!seed)
         return;
-    for (unsigned at = 0; at < IMAGE_SIZE; at += 8) {
+    for (unsigned at = 0; at < IMAGE_OPEN; at += 8) {
         uint64_t v;
 
         switch (rng_below(&r, 16)) {
@@ -1231,14 +1236,14 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
     c->mode = g->mode;
     c->memory_seed = (g->seed << 20) + number / BATCH + 1;
     random_state(&r, g->mode, &c->in);
-    want = rng_percent(&r, 50) ? 1 : 1 + rng_below(&r, MAX_INSNS);
+    want = rng_percent(&r, 50) ? 1 : 1 + rng_below(&r, STRAIGHT_INSNS);
     place = rng_below(&r, 100);
     c->code_offset = (uint16_t)(place < 65   ? rng_below(&r, 64)
                                 : place < 90 ? PAGE - rng_below(&r, 40)
                                              : 2 * PAGE - 1 - rng_below(&r, 40));
     c->in.rip = (g->mode == 16 ? CODE_BASE - ARENA : CODE_BASE) + c->code_offset;
     while (c->insns < want && !m.ended && tries++ < 400) {
-        c->start[c->insns] = (uint8_t)c->length;
+        c->start[c->insns] = (uint16_t)c->length;
         if (make_one(&m, c->insns + 1 == want, &branch[c->insns]))
             c->insns++;
     }
@@ -1247,7 +1252,7 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
         c->length = ARENA_CODE_PAGES * PAGE - c->code_offset;
     while (c->insns && c->start[c->insns - 1] >= c->length)
         c->insns--;
-    c->start[c->insns] = (uint8_t)c->length;
+    c->start[c->insns] = (uint16_t)c->length;
     if (g->mode != 64 && selector_is_16(c->in.sel[SEG_SS]))
         c->in.gpr[GPR_RSP] &= UINT16_MAX; /* IRETQ loads no more */
     for (unsigned i = 0; i < c->insns; i++)

@@ -75,6 +75,8 @@ static void compare_memory(struct judge *j, const struct test_case *c, const str
         memory_image_fill(c->memory_seed, image);
         image_seed = c->memory_seed;
     }
+    if (c->open)
+        memcpy(image + IMAGE_OPEN + c->code_offset, c->code, c->length);
     while (a < want->lines || b < got->lines) {
         unsigned ia = a < want->lines ? want->line[a].index : UINT32_MAX;
         unsigned ib = b < got->lines ? got->line[b].index : UINT32_MAX;
@@ -94,6 +96,7 @@ static void compare_memory(struct judge *j, const struct test_case *c, const str
                 differ(j, name, wa[i], gb[i]);
         }
     }
+    memset(image + IMAGE_OPEN + c->code_offset, 0xcc, c->length);
 }
 
 static bool has_error_code(unsigned vector)
@@ -225,7 +228,7 @@ int case_check(struct guest *g, const struct test_case *c, FILE *report, struct 
     static struct outcome got;
     static struct coverage unused;
     struct outcome *want = native_outcomes();
-    struct defined d;
+    struct seen seen;
     int r;
 
     if (c != native_cases())
@@ -235,8 +238,8 @@ int case_check(struct guest *g, const struct test_case *c, FILE *report, struct 
         return r;
     if (want->status != RAN)
         return 1;
-    guest_run(g, c, &got, &d, &unused);
-    return d.give_up || outcomes_agree(c, want, &got, &d, report);
+    guest_run(g, c, &got, &seen, &unused);
+    return seen.defined.give_up || outcomes_agree(c, want, &got, &seen.defined, report);
 }
 
 /* Keep the change if the case still fails. */
@@ -260,7 +263,7 @@ static void remove_insn(struct test_case *c, unsigned i)
     c->length -= size;
     c->insns--;
     for (unsigned n = i; n <= c->insns; n++)
-        c->start[n] = (uint8_t)(c->start[n + 1] - size);
+        c->start[n] = (uint16_t)(c->start[n + 1] - size);
 }
 
 /* The n-th simplification of the state; false: it is that simple already. */

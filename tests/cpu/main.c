@@ -143,7 +143,8 @@ static bool enough(const struct run *r)
 static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
                   char text[REPORT_SIZE])
 {
-    struct defined d;
+    struct seen seen;
+    const struct defined *d = &seen.defined;
     FILE *report;
 
     if (want->status != RAN) {
@@ -159,18 +160,18 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
     r->ended[want->vector]++;
     if (!r->guest)
         return true;
-    guest_run(r->guest, c, &got, &d, &r->coverage);
-    if (d.give_up) {
+    guest_run(r->guest, c, &got, &seen, &r->coverage);
+    if (d->give_up) {
         r->gave_up++;
         return true;
     }
     if (SHADOWED)
         return true;
     r->compared++;
-    if (outcomes_agree(c, want, &got, &d, NULL))
+    if (outcomes_agree(c, want, &got, d, NULL))
         return true;
     report = fmemopen(text, REPORT_SIZE, "w");
-    outcomes_agree(c, want, &got, &d, report);
+    outcomes_agree(c, want, &got, d, report);
     fclose(report);
     text[REPORT_SIZE - 1] = 0;
     return false;
