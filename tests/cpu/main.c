@@ -13,6 +13,7 @@
 
 enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
+static const char shape_name[SHAPES][9] = {"straight", "branch", "loop", "smc"};
 
 struct options {
     struct generator_options make;
@@ -304,6 +305,7 @@ static int usage(int status)
            "  --sequence K     only sequence K, printed\n"
            "  --mode 64|32|16  only this mode (may be repeated)\n"
            "  --filter NAME    only this instruction\n"
+           "  --shape NAME     straight, branch, loop or smc (changing itself); default: mixed\n"
            "  --engine NAME    interp (default), or none: run on the host only\n"
            "  --kinds N        stop after N different failures (default 20)\n"
            "  --no-shrink      show failures as they were made\n"
@@ -320,6 +322,7 @@ static int parse(int argc, char **argv, struct options *o)
         SEQUENCE,
         FILTER,
         MODE,
+        SHAPE,
         ENGINE,
         KINDS,
         SHRINK,
@@ -329,19 +332,13 @@ static int parse(int argc, char **argv, struct options *o)
         HELP
     };
     static const struct option known[] = {
-        {"seed", 1, NULL, SEED},
-        {"count", 1, NULL, COUNT},
-        {"sequence", 1, NULL, SEQUENCE},
-        {"filter", 1, NULL, FILTER},
-        {"mode", 1, NULL, MODE},
-        {"engine", 1, NULL, ENGINE},
-        {"kinds", 1, NULL, KINDS},
-        {"shrink", 0, NULL, SHRINK},
-        {"no-shrink", 0, NULL, NO_SHRINK},
-        {"coverage", 0, NULL, COVERAGE},
-        {"self-test", 0, NULL, SELF_TEST},
-        {"help", 0, NULL, HELP},
-        {0},
+        {"seed", 1, NULL, SEED},         {"count", 1, NULL, COUNT},
+        {"sequence", 1, NULL, SEQUENCE}, {"filter", 1, NULL, FILTER},
+        {"mode", 1, NULL, MODE},         {"shape", 1, NULL, SHAPE},
+        {"engine", 1, NULL, ENGINE},     {"kinds", 1, NULL, KINDS},
+        {"shrink", 0, NULL, SHRINK},     {"no-shrink", 0, NULL, NO_SHRINK},
+        {"coverage", 0, NULL, COVERAGE}, {"self-test", 0, NULL, SELF_TEST},
+        {"help", 0, NULL, HELP},         {0},
     };
     int c;
     bool any = false;
@@ -369,6 +366,14 @@ static int parse(int argc, char **argv, struct options *o)
                 if (strtoul(optarg, NULL, 10) == modes[i])
                     o->mode[i] = any = found = true;
             break;
+        case SHAPE:
+            found = false;
+            for (unsigned i = 0; i < SHAPES; i++)
+                if (!strcmp(optarg, shape_name[i])) {
+                    o->make.shape = (enum shape)i;
+                    found = true;
+                }
+            break;
         case ENGINE:
             o->native_only = !strcmp(optarg, "none");
             found = o->native_only;
@@ -381,7 +386,7 @@ static int parse(int argc, char **argv, struct options *o)
         default: return usage(2);
         }
         if (!found) {
-            fprintf(stderr, "cpu-oracle: no such mode or engine: '%s'\n", optarg);
+            fprintf(stderr, "cpu-oracle: no such mode, shape or engine: '%s'\n", optarg);
             return usage(2);
         }
     }
@@ -393,7 +398,11 @@ static int parse(int argc, char **argv, struct options *o)
 int main(int argc, char **argv)
 {
     static struct run r;
-    struct options o = {.count = 10000, .kinds = 20, .shrink = true, .engine = guest_engines};
+    struct options o = {.count = 10000,
+                        .kinds = 20,
+                        .shrink = true,
+                        .engine = guest_engines,
+                        .make.shape = SHAPE_MIXED};
     struct timespec t0, t1;
     int ret;
 
