@@ -1075,6 +1075,9 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
             return false;
         stack = true;
         break;
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_CLZERO:
     case ZYDIS_MNEMONIC_POPF: /* often sets TF, which ends it */
     case ZYDIS_MNEMONIC_POPFD:
     case ZYDIS_MNEMONIC_POPFQ:
@@ -1082,7 +1085,7 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
     case ZYDIS_MNEMONIC_DIV:
     case ZYDIS_MNEMONIC_IDIV:
     case ZYDIS_MNEMONIC_AAM:
-        if (!rng_percent(m->r, 10))
+        if (!rng_percent(m->r, 4))
             return false;
         break;
     default: break;
@@ -1101,13 +1104,26 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
     return !(all & m->pinned & ~(1u << GPR_RSP)) || rng_percent(m->r, 3);
 }
 
+/* Legacy SSE wants it, and so does CMPXCHG16B. */
+static bool wants_alignment(const ZydisDecodedInstruction *in, unsigned size)
+{
+    return size == 16 && in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+           in->mnemonic != ZYDIS_MNEMONIC_MOVUPS && in->mnemonic != ZYDIS_MNEMONIC_MOVUPD &&
+           in->mnemonic != ZYDIS_MNEMONIC_MOVDQU && in->mnemonic != ZYDIS_MNEMONIC_LDDQU;
+}
+
 /* Do the memory operands lead where they should, as far as can be told now? */
 static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
                   const uint8_t *b, uint64_t next)
 {
     const uint64_t *gpr = m->c->in.gpr;
+    const uint32_t moved = m->written | registers_written(op, in->operand_count);
     bool found = false;
 
+    if (in->meta.category == ZYDIS_CATEGORY_BITBYTE && in->operand_count_visible == 2 &&
+        op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        m->written & 1u << gpr_number(op[1].reg.value) && !rng_percent(m->r, 5))
+        return false;
     for (unsigned i = 0; i < in->operand_count; i++) {
         unsigned base = gpr_number(op[i].mem.base), index = gpr_number(op[i].mem.index);
         bool rip = op[i].mem.base == ZYDIS_REGISTER_RIP || op[i].mem.base == ZYDIS_REGISTER_EIP;
@@ -1121,9 +1137,10 @@ static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const Zydi
             continue;
         if (rip)
             base = NOT_GPR;
-        if ((base < GPR_COUNT && m->written & 1u << base) ||
-            (index < GPR_COUNT && m->written & 1u << index))
-            return !m->bad && rng_percent(m->r, 10);
+        if (((base < GPR_COUNT && moved & 1u << base) ||
+             (index < GPR_COUNT && moved & 1u << index)) &&
+            (m->bad || !rng_percent(m->r, 3)))
+            return false;
         /* aim() may have changed the displacement. */
         at = in->raw.disp.size
                  ? sign_extend(load_le(b + in->raw.disp.offset, in->raw.disp.size / 8),
@@ -1144,7 +1161,9 @@ static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const Zydi
         last = image_offset(at + size - 1);
         if ((first < 0 || last < 0 || first >= IMAGE_OPEN || last >= IMAGE_OPEN ||
              (write && (first / PAGE == ARENA_DATA_PAGES || last / PAGE == ARENA_DATA_PAGES))) &&
-            !rng_percent(m->r, 4))
+            !rng_percent(m->r, 2))
+            return false;
+        if (wants_alignment(in, size) && at & 15 && !rng_percent(m->r, 5))
             return false;
         found = true;
     }

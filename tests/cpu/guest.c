@@ -44,7 +44,7 @@ enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
 #define PTE_NX BIT(63)
 
 /* Steps: a REP instruction is one, at most. */
-enum { STEP_LIMIT = 40000, RUN_LIMIT = 4 * STEP_LIMIT, DECODED = 256 };
+enum { STEP_LIMIT = 40000, RUN_LIMIT = 100 * STEP_LIMIT, DECODED = 256 };
 
 /* What was decoded last at addresses that are alike: the bytes say whether it is still so. */
 struct decoded {
@@ -570,6 +570,8 @@ static void fly(struct guest *g, const struct test_case *c, struct seen *seen,
             (!faulted || g->sabotage->what == SABOTAGE_VECTOR))
             g->sabotaged = true;
     }
+    if (seen->steps == STEP_LIMIT)
+        d->give_up = "too long";
 }
 
 void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, struct seen *seen,

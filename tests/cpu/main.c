@@ -15,6 +15,9 @@ enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
 static const char shape_name[SHAPES][9] = {"straight", "branch", "loop", "smc"};
 
+static const char fault_name[FAULT_KINDS][14] = {
+    "", "absent", "read-only", "crossing", "non-canonical", "limit", "stack", "walk"};
+
 struct options {
     struct generator_options make;
     const struct guest_engine *engine;
@@ -34,7 +37,9 @@ struct run {
     struct guest *guest;
     struct coverage coverage;
     bool possible[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-    uint64_t ended[256]; /* by vector, on the host */
+    uint64_t ended[256];                                         /* by vector, on the host */
+    uint64_t planned[FAULT_KINDS], happened[FAULT_KINDS], later; /* faults: see count_fault() */
+    uint64_t steps[SHAPES], of_shape[SHAPES], whole[SHAPES];
     uint64_t done[MODES], compared, gave_up, left, hung, broken, failures;
     struct kind kind[MAX_KINDS];
     unsigned kinds;
@@ -140,6 +145,20 @@ static bool enough(const struct run *r)
     return r->kinds >= r->o->kinds || r->kinds == MAX_KINDS || r->failures > 5000;
 }
 
+/* Did the case run into what it was made for? And not before the instruction had ended well? */
+static void count_fault(struct run *r, const struct test_case *c, const struct outcome *want,
+                        const struct seen *seen)
+{
+    bool memory = want->vector == EXC_SS || want->vector == EXC_GP || want->vector == EXC_PF;
+
+    r->planned[c->fault]++;
+    if (!memory ||
+        (c->fault != FAULT_STACK && want->out.rip != c->in.rip + c->start[c->fault_insn]))
+        return;
+    r->happened[c->fault]++;
+    r->later += seen->fault_passes > 0;
+}
+
 /* What the engine made of a case that the host ran. */
 static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
                   char text[REPORT_SIZE])
@@ -162,10 +181,15 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
     if (!r->guest)
         return true;
     guest_run(r->guest, c, &got, &seen, &r->coverage);
+    r->of_shape[c->shape]++;
+    r->steps[c->shape] += seen.steps;
+    r->whole[c->shape] += want->vector == EXC_BP;
     if (d->give_up) {
         r->gave_up++;
         return true;
     }
+    if (c->fault)
+        count_fault(r, c, want, &seen);
     if (SHADOWED)
         return true;
     r->compared++;
@@ -278,6 +302,18 @@ static void print_summary(struct run *r, double seconds)
             printf("\n");
         }
     }
+    for (unsigned i = 0; i < SHAPES; i++)
+        if (r->of_shape[i])
+            printf("%s: %llu sequences, %llu.%llu instructions each, %llu ran to the end\n",
+                   shape_name[i], (unsigned long long)r->of_shape[i],
+                   (unsigned long long)(r->steps[i] / r->of_shape[i]),
+                   (unsigned long long)(r->steps[i] * 10 / r->of_shape[i] % 10),
+                   (unsigned long long)r->whole[i]);
+    printf("faults made:");
+    for (unsigned i = 1; i < FAULT_KINDS; i++)
+        printf(" %s %llu of %llu,", fault_name[i], (unsigned long long)r->happened[i],
+               (unsigned long long)r->planned[i]);
+    printf(" %llu after the instruction had run\n", (unsigned long long)r->later);
     printf("ended by vector:");
     for (unsigned i = 0; i < ARRAY_SIZE(r->ended); i++)
         if (r->ended[i])

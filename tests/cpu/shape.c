@@ -24,6 +24,7 @@ struct shaper {
     unsigned labels, functions, tables;
     uint8_t function[FUNCTIONS], table[TABLES], table_to[TABLES];
     unsigned depth;               /* of loops */
+    unsigned total;               /* how often what is made now runs, at most */
     unsigned counter, iterations; /* of the innermost; NOT_GPR: not known */
     bool wrong, self_modifying, in_function;
     enum fault_kind fault;
@@ -514,7 +515,9 @@ static bool put_memory(struct shaper *s, unsigned base, int disp, enum fault_kin
             }
         if (!memory || !size || (kind == FAULT_CROSSING && size < 2) ||
             (kind == FAULT_READ_ONLY && !write) ||
-            (in.mnemonic == ZYDIS_MNEMONIC_POP && base == GPR_RSP))
+            (in.mnemonic == ZYDIS_MNEMONIC_POP && base == GPR_RSP) ||
+            (size == 16 && !kind && !rng_percent(r, 10)) ||
+            (s->in_function && base == GPR_RSP && write && disp > -16)) /* the return address */
             continue;
         suits = suits_shape(m, &in, op) && flags_pass(m, &in);
         if (suits && set) {
@@ -735,17 +738,19 @@ static void put_walk(struct shaper *s)
     struct maker *m = s->m;
     struct rng *r = m->r;
     unsigned reg = pick_register(s), step = 1 + rng_below(r, rng_percent(r, 50) ? 16 : 100);
+    const unsigned room = 2 * PAGE - 256;
     bool falls = s->fault == FAULT_WALK, down = rng_percent(r, 40), is_64 = m->g->mode == 64;
     int disp = (int)rng_below(r, 32) - 16;
-    unsigned rounds = falls ? 1 + rng_below(r, s->iterations) : s->iterations;
-    uint64_t length = (uint64_t)step * rounds, edge, at;
+    unsigned rounds = falls ? 1 + rng_below(r, s->iterations) : s->total;
+    uint64_t length, edge, at;
     struct raw w = {0};
 
     if (reg == NOT_GPR)
         return;
     m->reserved |= 1u << reg;
-    if (length > 2 * PAGE - 128)
-        length = 2 * PAGE - 128;
+    if (step * rounds > room)
+        step = MAX(1, room / rounds);
+    length = MIN(step * rounds, room);
     edge = ARENA + (uint64_t)(down ? ARENA_DATA : ARENA_STACK + ARENA_STACK_PAGES) * PAGE;
     if (down)
         at = edge + length + (falls ? 0 : 64);
@@ -843,7 +848,7 @@ static void put_loop(struct shaper *s, unsigned n)
     struct rng *r = m->r;
     struct test_case *c = m->c;
     unsigned kind = rng_below(r, 100), reg = NOT_GPR, head, roll = rng_below(r, 100), start;
-    unsigned outer_counter = s->counter, outer_iterations = s->iterations, rounds;
+    unsigned outer_counter = s->counter, outer_iterations = s->iterations, total = s->total, rounds;
     const uint32_t taken = m->written | m->pinned | m->reserved;
     bool wide = rng_percent(r, 50), cx = kind < 25 && !((m->pinned | m->reserved) & 2);
     uint64_t initial;
@@ -870,6 +875,7 @@ static void put_loop(struct shaper *s, unsigned n)
         wide = false;
     s->counter = wide || cx ? NOT_GPR : reg;
     s->iterations = rounds;
+    s->total = total * rounds;
     s->depth++;
     if (rng_percent(r, 50))
         m->undefined |= RFLAGS_AF | RFLAGS_OF;
@@ -880,6 +886,7 @@ static void put_loop(struct shaper *s, unsigned n)
         put_walk(s);
     items(s, n);
     s->depth--;
+    s->total = total;
     if (cx && c->length - start < 110) {
         put_short(s, 0xe2, head);
     } else {
@@ -1074,7 +1081,8 @@ bool shape_make(struct maker *m, enum shape shape)
 {
     struct test_case *c = m->c;
     struct rng *r = m->r;
-    struct shaper s = {.m = m, .counter = NOT_GPR, .self_modifying = shape == SHAPE_SELF_MODIFYING};
+    struct shaper s = {
+        .m = m, .total = 1, .counter = NOT_GPR, .self_modifying = shape == SHAPE_SELF_MODIFYING};
     const struct raw end = {.b = {0xcc}, .n = 1};
     unsigned n = 3 + rng_below(r, 9);
 
