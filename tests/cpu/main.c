@@ -128,8 +128,10 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
             free(text);
             return ret < 0 ? ret : 0;
         }
-    printf("DIFFERS: %s   (--mode %u --seed %llu --sequence %llu)\n", name, c.mode,
-           (unsigned long long)r->o->make.seed, (unsigned long long)c.number);
+    printf("DIFFERS: %s   (--mode %u --seed %llu%s%s --sequence %llu)\n", name, c.mode,
+           (unsigned long long)r->o->make.seed, r->o->make.shape == SHAPE_MIXED ? "" : " --shape ",
+           r->o->make.shape == SHAPE_MIXED ? "" : shape_name[r->o->make.shape],
+           (unsigned long long)c.number);
     case_print(&c, stdout);
     printf("%s\n", text);
     free(text);
