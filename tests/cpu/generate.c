@@ -195,6 +195,48 @@ static unsigned template_bytes(const struct template *t, unsigned mode, uint8_t 
     return n;
 }
 
+/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
+static bool must_end(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT: return true;
+    default: break;
+    }
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_UD0:
+    case ZYDIS_MNEMONIC_UD1:
+    case ZYDIS_MNEMONIC_UD2: return true;
+    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
+    }
+}
+
+/* Those that a shape has its own of, or that end a case. */
+static bool never_suits(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP: return true;
+    default: return must_end(in);
+    }
+}
+
 struct built {
     struct template t;
     uint8_t class;
@@ -236,6 +278,7 @@ static void consider(struct generator *g, struct built **all, struct template t,
     (*all)[g->count].t = t;
     (*all)[g->count++].class = (uint8_t)class_of(&in);
     g->has[in.mnemonic] = true;
+    g->unsuited[in.mnemonic] = never_suits(&in);
 }
 
 static int built_order(const void *a, const void *b)
@@ -851,7 +894,9 @@ static const struct template *pick_template(struct maker *m)
         class = (class + 1) % CLASSES;
     while (!l) {
         l = &g->list[class][rng_below(m->r, g->listed[class])];
-        if (l->foreign && (m->shaped || !rng_percent(m->r, 5)) && ++tries < 20)
+        if (m->shaped && g->unsuited[l->mnemonic])
+            l = NULL;
+        else if (l->foreign && (m->shaped || !rng_percent(m->r, 5)) && ++tries < 20)
             l = NULL;
     }
     do
@@ -953,30 +998,6 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
         m->pinned |= 1u << index;
 }
 
-/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
-static bool must_end(const ZydisDecodedInstruction *in)
-{
-    switch (in->meta.category) {
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_XSAVE:
-    case ZYDIS_CATEGORY_XSAVEOPT: return true;
-    default: break;
-    }
-    switch (in->mnemonic) {
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_UD0:
-    case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2: return true;
-    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
-    }
-}
-
 static uint64_t zydis_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF);
@@ -1052,17 +1073,9 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
     uint32_t all = registers_written(op, in->operand_count);
     bool stack = false;
 
+    if (never_suits(in))
+        return false;
     switch (in->meta.category) {
-    case ZYDIS_CATEGORY_COND_BR:
-    case ZYDIS_CATEGORY_UNCOND_BR:
-    case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SYSTEM:
-    case ZYDIS_CATEGORY_SYSCALL:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_IOSTRINGOP: return false;
     case ZYDIS_CATEGORY_SEGOP: return rng_percent(m->r, 2);
     case ZYDIS_CATEGORY_PUSH:
     case ZYDIS_CATEGORY_POP: stack = true; break;
@@ -1246,7 +1259,7 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
 bool make_one(struct maker *m, bool last, struct branch *branch)
 {
     struct test_case *c = m->c;
-    uint8_t b[32];
+    uint8_t b[24];
     const struct template *t = pick_template(m);
     ZydisDecodedInstruction in;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -1255,8 +1268,11 @@ bool make_one(struct maker *m, bool last, struct branch *branch)
 
     if (t)
         n = put_template(m, t, b);
-    for (; n < sizeof(b); n++)
-        b[n] = (uint8_t)(rng_percent(m->r, 25) ? rng_below(m->r, 16) : rng_next(m->r));
+    for (; n < sizeof(b); n++) {
+        uint64_t v = rng_next(m->r);
+
+        b[n] = (uint8_t)(v >> 62 ? v : v & 15);
+    }
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->g->decoder, b, 15, &in, op))) {
         if (!last || !rng_percent(m->r, t ? 3 : 20))
             return false;
