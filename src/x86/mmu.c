@@ -741,7 +741,8 @@ static always_inline bool linear_is_valid(const struct cpu *cpu, gva linear)
     return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
 }
 
-bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+__attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
+                                       enum mmu_access access)
 {
     struct mmu_translation t;
     struct phys_entry *e;
