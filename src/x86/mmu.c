@@ -47,30 +47,57 @@ enum pte_bit {
 
 /* ---- physical pages ------------------------------------------------------------------------- */
 
-static always_inline struct phys_entry *phys_slot(struct cpu *cpu, gpa page)
+/* A page of RAM or ROM. */
+struct page {
+    struct ram_block *block; /* NULL: MMIO, APIC or nothing */
+    uint64_t offset;         /* in the block */
+    bool writable;
+};
+
+/* A range for the page and what follows it. It takes the place of one it contains, so that each
+ * piece of RAM ends up with one. */
+static void phys_learn(struct cpu *cpu, gpa page)
 {
-    return &cpu->tlb->phys[page >> 12 & (PHYS_CACHE_SIZE - 1)];
+    struct tlb *tlb = cpu->tlb;
+    struct memory_target t;
+    unsigned n = 0;
+
+    memory_lookup(cpu->memory, cpu->in_smm ? VIEW_SMM : VIEW_NORMAL, page, &t);
+    t.length &= ~PAGE_MASK;
+    if (!t.block || t.length == 0)
+        return;
+    while (n < PHYS_RANGES && tlb->phys[n].length && tlb->phys[n].base - page >= t.length)
+        n++;
+    if (n == PHYS_RANGES)
+        n = tlb->phys_next++ % PHYS_RANGES;
+    tlb->phys[n] = (struct phys_range){page, t.length, t.block, t.offset, t.writable};
 }
 
-/* The RAM or ROM page that holds `address` (A20 applied), or NULL: MMIO, APIC or nothing. `cached`:
- * or not known, and nobody is asked. */
-static always_inline struct phys_entry *phys_find(struct cpu *cpu, gpa address, const bool cached)
+static always_inline bool phys_known(struct cpu *cpu, gpa page, struct page *out)
+{
+    for (unsigned n = 0; n < PHYS_RANGES; n++) {
+        const struct phys_range *r = &cpu->tlb->phys[n];
+
+        if (page - r->base < r->length) {
+            *out = (struct page){r->block, r->offset + (page - r->base), r->writable};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The RAM or ROM page that holds `address` (A20 applied). `cached`: where it is known, and nobody
+ * is asked. */
+static always_inline struct page phys_find(struct cpu *cpu, gpa address, const bool cached)
 {
     gpa page = address & ~PAGE_MASK;
-    struct phys_entry *e = phys_slot(cpu, page);
-    struct memory_target t;
+    struct page p = {0};
 
-    if (page == cpu->apic_page)
-        return NULL;
-    if (e->page == page)
-        return e;
-    if (cached)
-        return NULL;
-    memory_lookup(cpu->memory, cpu->in_smm ? VIEW_SMM : VIEW_NORMAL, page, &t);
-    if (!t.block)
-        return NULL;
-    *e = (struct phys_entry){page, t.block, t.offset, t.writable};
-    return e;
+    if (page == cpu->apic_page || phys_known(cpu, page, &p) || cached)
+        return p;
+    phys_learn(cpu, page);
+    phys_known(cpu, page, &p);
+    return p;
 }
 
 enum update { UPDATE_DONE, UPDATE_AGAIN, UPDATE_REFUSED };
@@ -79,16 +106,16 @@ enum update { UPDATE_DONE, UPDATE_AGAIN, UPDATE_REFUSED };
 static always_inline bool entry_load(struct cpu *cpu, gpa address, unsigned size, const bool cached,
                                      uint64_t *entry)
 {
-    struct phys_entry *e = cpu->tlb ? phys_find(cpu, address, cached) : NULL;
+    struct page e = cpu->tlb ? phys_find(cpu, address, cached) : (struct page){0};
     const uint8_t *p;
 
-    if (!e) {
+    if (!e.block) {
         if (cached)
             return false;
         *entry = cpu_phys_read(cpu, address, size);
         return true;
     }
-    p = e->block->host + e->offset + (address & PAGE_MASK);
+    p = e.block->host + e.offset + (address & PAGE_MASK);
     *entry = size == 4 ? *(const volatile uint32_t *)p : *(const volatile uint64_t *)p;
     return true;
 }
@@ -97,32 +124,32 @@ static always_inline bool entry_load(struct cpu *cpu, gpa address, unsigned size
 static always_inline enum update entry_update(struct cpu *cpu, gpa address, uint64_t old,
                                               uint64_t new, unsigned size, const bool cached)
 {
-    struct phys_entry *e = cpu->tlb ? phys_find(cpu, address, cached) : NULL;
+    struct page e = cpu->tlb ? phys_find(cpu, address, cached) : (struct page){0};
     uint64_t offset;
     bool same;
 
-    if (!e) {
+    if (!e.block) {
         if (cached)
             return UPDATE_REFUSED;
         cpu_phys_write(cpu, address, new, size);
         return UPDATE_DONE;
     }
-    if (!e->writable)
+    if (!e.writable)
         return UPDATE_DONE; /* tables in ROM: the write is lost */
-    offset = e->offset + (address & PAGE_MASK);
-    if (cached && !ram_write_is_plain(e->block, offset))
+    offset = e.offset + (address & PAGE_MASK);
+    if (cached && !ram_write_is_plain(e.block, offset))
         return UPDATE_REFUSED;
     if (size == 4) {
         uint32_t expected = (uint32_t)old;
 
-        same = atomic_compare_exchange_strong((_Atomic uint32_t *)(e->block->host + offset),
+        same = atomic_compare_exchange_strong((_Atomic uint32_t *)(e.block->host + offset),
                                               &expected, (uint32_t) new);
     } else {
-        same = atomic_compare_exchange_strong((_Atomic uint64_t *)(e->block->host + offset), &old,
+        same = atomic_compare_exchange_strong((_Atomic uint64_t *)(e.block->host + offset), &old,
                                               new);
     }
-    if (!cached && same && !ram_write_is_plain(e->block, offset))
-        ram_written(e->block, offset, size);
+    if (!cached && same && !ram_write_is_plain(e.block, offset))
+        ram_written(e.block, offset, size);
     return same ? UPDATE_DONE : UPDATE_AGAIN;
 }
 
@@ -215,10 +242,10 @@ static always_inline bool write_allowed(struct ram_block *b, uint64_t offset)
 /* Would a write to this address be an access that mmu_fill() may make an entry for? */
 static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access)
 {
-    struct phys_entry *e = phys_find(cpu, address, true);
+    struct page e = phys_find(cpu, address, true);
 
-    return e && (access != MMU_WRITE ||
-                 (e->writable && !cpu->tlb->write_hook && write_allowed(e->block, e->offset)));
+    return e.block && (access != MMU_WRITE ||
+                       (e.writable && !cpu->tlb->write_hook && write_allowed(e.block, e.offset)));
 }
 
 /*
@@ -529,7 +556,7 @@ void mmu_flush_all(struct cpu *cpu)
     if (!cpu->tlb)
         return;
     mmu_flush_linear(cpu);
-    memset(cpu->tlb->phys, 0xff, sizeof(cpu->tlb->phys));
+    memset(cpu->tlb->phys, 0, sizeof(cpu->tlb->phys));
 }
 
 /* Drop one page's entries in a set; `all`: not only if they are global. Whether code went. */
@@ -717,7 +744,7 @@ static always_inline void tlb_set(struct tlb *tlb, enum mmu_mode mode, enum mmu_
 /* The entries that a translation allows. `host`: of the byte at `linear`. */
 static always_inline void fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
                                enum mmu_access access, const struct mmu_translation *t,
-                               const struct phys_entry *e, const uint8_t *host)
+                               const struct page *e, const uint8_t *host)
 {
     if (t->page_size > 4 * KiB)
         note_large(cpu->tlb, linear, t->page_size, t->global);
@@ -745,17 +772,17 @@ __attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mod
                                        enum mmu_access access)
 {
     struct mmu_translation t;
-    struct phys_entry *e;
+    struct page e;
     uint32_t error;
 
     if (!linear_is_valid(cpu, linear) ||
         walk(cpu, linear, mode, access, true, true, &t, &error) < 0)
         return false;
     e = phys_find(cpu, t.address, true);
-    if (!e || (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE)))
+    if (!e.block || (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE)))
         return false;
     cpu->tlb->misses++;
-    fill(cpu, linear, mode, access, &t, e, e->block->host + e->offset + (t.address & PAGE_MASK));
+    fill(cpu, linear, mode, access, &t, &e, e.block->host + e.offset + (t.address & PAGE_MASK));
     return tlb_lookup(cpu, linear, 1, mode, access) != NULL;
 }
 
@@ -770,7 +797,7 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
 {
     uint8_t *host = tlb_lookup(cpu, linear, 1, mode, access);
     struct mmu_translation t;
-    struct phys_entry *e;
+    struct page e;
     uint32_t error;
 
     *block = NULL;
@@ -781,14 +808,14 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
         page_fault(cpu, linear, error);
     *address = t.address;
     e = phys_find(cpu, t.address, false);
-    if (!e || (access == MMU_WRITE && !e->writable))
+    if (!e.block || (access == MMU_WRITE && !e.writable))
         return NULL;
-    host = e->block->host + e->offset + (t.address & PAGE_MASK);
-    fill(cpu, linear, mode, access, &t, e, host);
+    host = e.block->host + e.offset + (t.address & PAGE_MASK);
+    fill(cpu, linear, mode, access, &t, &e, host);
     if (access == MMU_WRITE) {
-        if (!ram_write_is_plain(e->block, e->offset)) {
-            *block = e->block;
-            *offset = e->offset + (t.address & PAGE_MASK);
+        if (!ram_write_is_plain(e.block, e.offset)) {
+            *block = e.block;
+            *offset = e.offset + (t.address & PAGE_MASK);
         }
         if (cpu->tlb->write_hook)
             cpu->tlb->write_hook(cpu, host - (t.address & PAGE_MASK));

@@ -73,15 +73,16 @@ struct tlb_table {
     bool jumps_used;     /* set by the translator when it fills one */
 } __attribute__((aligned(4096)));
 
-/* Where a guest-physical page lies in host memory; what page walks and TLB fills look up. */
-struct phys_entry {
-    gpa page; /* or ~0 */
+/* Where guest-physical pages lie in host memory; what page walks and TLB fills look up. */
+struct phys_range {
+    gpa base;        /* page aligned */
+    uint64_t length; /* 0: none */
     struct ram_block *block;
-    uint64_t offset; /* of the page in the block */
+    uint64_t offset; /* of base in the block */
     bool writable;   /* false: ROM */
 };
 
-enum { PHYS_CACHE_SIZE = 128 };
+enum { PHYS_RANGES = 8 };
 
 /* Covers every large page in half an address space: INVLPG within it drops all. Matches where
  * (linear & mask) == base; base 1 with mask 0: none, base 0 with mask 0: everywhere. */
@@ -105,8 +106,9 @@ struct tlb {
     struct tlb_set set[TLB_SETS];
     unsigned current;
     uint64_t clock; /* counts switches, for tlb_set.last_use */
-    /* Survives CR3 writes and INVLPG; dropped by mmu_flush_all() only. RAM and ROM pages. */
-    struct phys_entry phys[PHYS_CACHE_SIZE];
+    /* Survives CR3 writes and INVLPG; dropped by mmu_flush_all() only. RAM and ROM. */
+    struct phys_range phys[PHYS_RANGES];
+    unsigned phys_next;       /* the one to be replaced next */
     uint64_t misses, flushes; /* statistics */
 
     /* The engine's, each may be NULL: mmu_set_hooks(). Called on the vCPU's thread. */
@@ -181,7 +183,8 @@ void mmu_store_slow(struct cpu *cpu, gva linear, uint64_t value, unsigned size, 
  * The same as mmu_access_page() for those who may neither raise nor use vector registers
  * (translated code's own are live): fill the entry of a page where a plain host access is allowed.
  * False: nothing was filled, ask the slow path, which finds out why; so it is for addresses that
- * are not canonical, and for guest-physical pages that are not in tlb->phys. Calls nothing, and
+ * are not canonical, and for guest-physical addresses that tlb->phys does not
+ * have yet. Calls nothing, and
  * uses general registers only: mmu.c is compiled so.
  */
 bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
