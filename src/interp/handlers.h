@@ -38,6 +38,8 @@ struct interp {
     uint64_t executed; /* before this run */
     uint64_t events;   /* delivered in this run */
     uint64_t budget;   /* instructions left in this run */
+    bool stretch;      /* interp_stretch(): a branch taken ends the run */
+    bool stretch_over; /* one was */
 };
 
 /* How integer.c's two-operand instructions find their operands: kinds and size in one number, so

@@ -279,7 +279,12 @@ static void execute_many(struct cpu *cpu)
         }
         /* Code goes straight on more often than not; its slots are a cache line each. */
         __builtin_prefetch(slot_of(slots, linear + in->length));
+        linear = cpu->rip + in->length;
         execute(cpu, in, rip_mask);
+        if (unlikely(it->stretch) && cpu->rip != (linear & rip_mask)) {
+            it->stretch_over = true;
+            return;
+        }
     } while (likely(--it->budget) && likely(!(in->flags & INSN_BOUNDARY)));
 }
 
@@ -440,7 +445,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
             if (events & (CPU_EVENT_EXIT | CPU_EVENT_SIPI | (cpu->in_smm ? 0 : CPU_EVENT_INIT)))
                 return INTERP_EVENT;
         }
-        if (it->budget == 0)
+        if (it->budget == 0 || it->stretch_over)
             return INTERP_OK;
         if (unlikely(cpu->pending_vector >= 0)) {
             uint8_t vector = (uint8_t)cpu->pending_vector;
@@ -486,6 +491,7 @@ static enum interp_result run(struct cpu *cpu, uint64_t count)
     }
     cpu->interp->budget = count;
     cpu->interp->events = 0;
+    cpu->interp->stretch_over = false;
     result = interp_loop(cpu);
     cpu->interp->executed += count - cpu->interp->budget - cpu->interp->events;
     cpu->unwind = outer;
@@ -505,4 +511,23 @@ enum interp_result interp_run(struct cpu *cpu)
 enum interp_result interp_step(struct cpu *cpu, uint64_t count)
 {
     return run(cpu, count);
+}
+
+enum interp_result interp_stretch(struct cpu *cpu, uint64_t count)
+{
+    enum interp_result result;
+
+    cpu->interp->stretch = true;
+    result = run(cpu, count);
+    cpu->interp->stretch = false;
+    return result;
+}
+
+bool interp_needed(const struct cpu *cpu)
+{
+    uint32_t events = atomic_load_explicit(&cpu->events, memory_order_acquire);
+
+    return (events && (events & watched_events(cpu))) || cpu->activity != CPU_RUNNING ||
+           cpu->pending_vector >= 0 || cpu->dr6_pending || cpu->sti_shadow || cpu->movss_shadow ||
+           (cpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || data_watched(cpu);
 }

@@ -50,7 +50,7 @@ struct bt_context {
 enum { CONTEXT_AT = 2 * 4096, AREA_HEAD_USED = 3 * 4096 };
 _Static_assert(sizeof(struct cpu) <= CONTEXT_AT, "two pages of struct cpu");
 _Static_assert(sizeof(struct bt_context) <= 4096, "one page of context");
-_Static_assert(AREA_HEAD_USED <= TLB_HEAD, "head");
+_Static_assert((int)AREA_HEAD_USED < (int)TLB_HEAD, "head");
 
 #define CPU(field) mem_gs(offsetof(struct cpu, field))
 #define CTX(field) mem_gs(CONTEXT_AT + offsetof(struct bt_context, field))
@@ -85,7 +85,6 @@ enum site_kind {
     SITE_POLL,     /* context.poll was 0; RIP is page_rip + offset */
     SITE_EXIT,     /* end of translation at `offset`, without a link */
     SITE_FAULT,    /* a host fault: context.fault_offset */
-    SITE_HELPER,   /* a C function of run.c executes one instruction: sites[].helper */
 };
 
 /* A place where translated code may leave. */
@@ -199,11 +198,9 @@ enum bt_counter {
     COUNT_INTERP_COLD,
     COUNT_INTERP_EVENT,
     COUNT_LINK,
-    COUNT_CROSS,
     COUNT_INDIRECT,
     COUNT_POLL,
     COUNT_FAULT,
-    COUNT_HELPER,
     COUNT_FLUSH_JUMPS,
     COUNT_STACK_RESET,
     COUNTERS,

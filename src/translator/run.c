@@ -574,21 +574,19 @@ static void tick(struct bt_cpu *c)
     }
 }
 
-enum interp_result translator_run(struct cpu *cpu)
+/* Registers do not survive the way back from an exception: what is needed is read from cpu->engine,
+ * unchanged since. */
+static enum interp_result loop(struct cpu *cpu)
 {
-    struct bt_cpu *c = cpu->engine;
-    jmp_buf *outer = cpu->unwind;
-    enum interp_result r = INTERP_OK;
+    struct bt_cpu *const c = cpu->engine;
     jmp_buf here;
 
-    fault_thread(c);
-    if (_setjmp(here)) {
-        c = cpu->engine;
+    if (_setjmp(here))
         interrupt_deliver(cpu, cpu->raise_vector, INTERRUPT_EXCEPTION, cpu->raise_has_error,
                           cpu->raise_error);
-    }
     cpu->unwind = &here;
     for (;;) {
+        enum interp_result r;
         struct block *b;
         uint32_t key;
 
@@ -604,7 +602,7 @@ enum interp_result translator_run(struct cpu *cpu)
             c->count[COUNT_INTERP_EVENT]++;
             r = interp_step(cpu, 1);
             if (r != INTERP_OK)
-                break;
+                return r;
             continue;
         }
         key = key_of(cpu);
@@ -613,11 +611,21 @@ enum interp_result translator_run(struct cpu *cpu)
             c->count[COUNT_INTERP_COLD]++;
             r = interp_stretch(cpu, COLD_STRETCH);
             if (r != INTERP_OK)
-                break;
+                return r;
             continue;
         }
         enter_block(c, b, key);
     }
+}
+
+enum interp_result translator_run(struct cpu *cpu)
+{
+    struct bt_cpu *c = cpu->engine;
+    jmp_buf *outer = cpu->unwind;
+    enum interp_result r;
+
+    fault_thread(c);
+    r = loop(cpu);
     atomic_store(&c->inside, false);
     cpu->unwind = outer;
     return r;

@@ -61,7 +61,7 @@ static void print_code(FILE *f, ZydisMachineMode mode, const uint8_t *p, size_t 
             d.length = 1;
         } else {
             ZydisFormatterFormatInstruction(&formatter, &d, op, d.operand_count_visible, text,
-                                            sizeof(text), at);
+                                            sizeof(text), at, NULL);
             fprintf(f, "%s%08lx  %s\n", indent, (unsigned long)at, text);
         }
         p += d.length;
@@ -120,11 +120,9 @@ static const char *const counter_names[COUNTERS] = {
     [COUNT_INTERP_COLD] = "stretches of cold code interpreted",
     [COUNT_INTERP_EVENT] = "steps for events, traps and shadows",
     [COUNT_LINK] = "direct branches not linked",
-    [COUNT_CROSS] = "page-crossing branches not linked",
     [COUNT_INDIRECT] = "indirect branches not in the table",
     [COUNT_POLL] = "polls that left",
     [COUNT_FAULT] = "host faults",
-    [COUNT_HELPER] = "helper calls",
     [COUNT_FLUSH_JUMPS] = "jump tables dropped",
     [COUNT_STACK_RESET] = "return stacks reset",
 };

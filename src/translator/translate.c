@@ -248,28 +248,30 @@ static void cross_page(struct xlate *x, int64_t target, bool call)
     c->site = site_new(x, SITE_LINK, (int32_t)(target & 0xfff));
     c->back = e->at;
     x->t->sites[c->site].link = link;
-    emit_fix(e, miss2, NULL); /* fixed with the first, see emit_colds() */
     c->target = miss2 - miss1;
     /* Not linked yet: the same way out. */
     x->t->links[link].stub = 0;
     x->rax = NO_GROUP;
 }
 
-static void poll(struct xlate *x, int32_t offset, bool saved)
+/* Leave when context.poll is 0. Returns the short jump that does it: to be landed by poll_out(), at
+ * a place that nothing falls into and that is near. */
+static uint8_t *poll(struct xlate *x)
 {
-    struct emitter *e = &x->e;
-    uint8_t *out, *over;
+    emit_load(&x->e, RCX, CTX(poll), 4);
+    return emit_jrcxz(&x->e);
+}
+
+static void poll_out(struct xlate *x, uint8_t *from, int32_t offset, bool saved)
+{
     struct cold *c;
 
-    emit_load(e, RCX, CTX(poll), 4);
-    out = emit_jrcxz(e);
-    over = e->at;
-    (void)over;
-    /* A short jump cannot reach the cold part: it lands on a jump that is skipped. */
-    emit8(e, 0xeb);
-    emit8(e, 5);
-    fix8(e, out);
-    c = cold_new(x, SITE_POLL, emit_jmp(e));
+    if (!from)
+        return;
+    if (x->e.at - (from + 1) > 127)
+        x->failed = true;
+    fix8(&x->e, from);
+    c = cold_new(x, SITE_POLL, emit_jmp(&x->e));
     c->saved = saved;
     c->site = site_new(x, SITE_POLL, offset);
 }
@@ -278,6 +280,8 @@ static void poll(struct xlate *x, int32_t offset, bool saved)
 static void branch_to_offset(struct xlate *x, int64_t target)
 {
     struct emitter *e = &x->e;
+    uint8_t *out = NULL;
+    bool saved;
 
     if (!(x->key & KEY_FLAT_CODE) && (target < 0 || target > 0xfff)) {
         uint32_t s = site_new(x, SITE_EXIT, (int32_t)target);
@@ -285,15 +289,17 @@ static void branch_to_offset(struct xlate *x, int64_t target)
         emit_site(x, s, (x->flags & FLAGS_SAVED) != 0);
         return;
     }
+    saved = (x->flags & FLAGS_SAVED) != 0;
     if (target <= x->at[x->i])
-        poll(x, (int32_t)target, (x->flags & FLAGS_SAVED) != 0);
+        out = poll(x);
     if (target < 0 || target > 0xfff) {
         clobber_flags(x);
         cross_page(x, target, false);
-        return;
+    } else {
+        align_patch(e, 1);
+        same_page_link(x, emit_jmp(e), (int32_t)target, saved);
     }
-    align_patch(e, 1);
-    same_page_link(x, emit_jmp(e), (int32_t)target, (x->flags & FLAGS_SAVED) != 0);
+    poll_out(x, out, (int32_t)target, saved);
 }
 
 /* Everything that was set aside. */
@@ -349,6 +355,7 @@ static void emit_interp(struct xlate *x, bool resume)
     s = site_new(x, SITE_INTERP, x->at[x->i]);
     emit_site(x, s, true);
     x->t->sites[s].resume = resume ? cache_at(x, x->e.at) : 0;
+    x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
     x->flags = FLAGS_HW | FLAGS_SAVED;
     x->rax = NO_GROUP;
 }
@@ -769,8 +776,6 @@ static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg
         unsigned rex = (in->rex_w ? 8u : 0) | r << 2 | (m ? xx << 1 : 0) | b;
         bool p66 = in->p66, low_byte;
 
-        if (in->code_size == 2 && in->unit == UNIT_INTEGER && in->map <= 1)
-            p66 = in->operand_size == 2;
         low_byte = (in->reg_gpr && in->reg_size == 1 && !in->reg_high && reg >= 4) ||
                    (!m && in->rm_gpr && in->rm_size == 1 && !in->rm_high && rm >= 4);
         if (in->lock)
@@ -915,7 +920,6 @@ static bool can_be_memory(const struct bt_insn *in)
 static void emit_copy(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];
-    struct bt_insn changed;
     struct emitter *e = &x->e;
     struct placing p = {.host = {0}, .borrowed = NO_REG};
     unsigned implicit = in->implicit_read | in->implicit_write;
@@ -932,14 +936,6 @@ static void emit_copy(struct xlate *x)
 
     if (in->unit != UNIT_INTEGER)
         ensure_unit(x, in->unit);
-    if (in->opcode_reg && (in->opcode & 0xf0) == 0x40 && in->map == 0) { /* INC, DEC */
-        changed = *in;
-        changed.opcode = in->operand_size == 1 ? 0xfe : 0xff;
-        changed.reg = in->opcode & 8 ? 1 : 0;
-        changed.reg_is_opcode = changed.has_modrm = true;
-        changed.opcode_reg = false;
-        in = &changed;
-    }
     if (mem) {
         bool resident = (in->reg_gpr && host_of[in->reg] == NO_REG) ||
                         (in->vvvv_gpr && host_of[in->vvvv] == NO_REG);
@@ -947,7 +943,11 @@ static void emit_copy(struct xlate *x)
         m = access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), true);
         /* The check has put the flags away; that may be new. */
         want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
-        if (resident || uses_rax || uses_rcx || high || want_flags || x->failed) {
+        if (want_flags && uses_rcx) { /* the address and the flags would both want RAX */
+            emit_interp(x, true);
+            return;
+        }
+        if (resident || uses_rax || uses_rcx || high || want_flags) {
             unsigned reg = uses_rcx ? RAX : RCX;
 
             m = collapse(x, m, reg);
@@ -1242,8 +1242,12 @@ static void emit_call_direct(struct xlate *x)
     int64_t next = next_at(x), target = next + in->rel;
     struct emitter *e = &x->e;
 
-    if (target <= x->at[x->i])
-        poll(x, x->at[x->i], (x->flags & FLAGS_SAVED) != 0);
+    if (target <= x->at[x->i]) {
+        uint8_t *out = poll(x);
+
+        emit8(e, 0xeb), emit8(e, 5);
+        poll_out(x, out, x->at[x->i], (x->flags & FLAGS_SAVED) != 0);
+    }
     need_saved(x);
     push_return(x, next);
     if (target < 0 || target > 0xfff) {
@@ -1398,8 +1402,6 @@ static void soften(struct xlate *x, struct bt_insn *in)
         for (unsigned i = 0; i < ARRAY_SIZE(need_key); i++)
             if (in->needs & need_key[i][0] && !(x->key & need_key[i][1]))
                 ok = false;
-        if (in->code_size == 2 && in->map >= 2 && in->unit == UNIT_INTEGER)
-            ok = false;
         break;
     case KIND_NOP:
     case KIND_JCC:
@@ -1465,6 +1467,7 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
     if (insn_decode(x->bytes + at, MIN(15u, 4096 - at), x->code_size, &decoded) != DECODE_OK)
         return true;
     in->length = decoded.length;
+    in->sub_mnemonic = decoded.mnemonic;
     return decoded.flags & INSN_BOUNDARY;
 }
 

@@ -253,6 +253,7 @@ struct cpu {
 
     /* ---- SIMD and floating point ---------------------------------------------------------- */
     struct fx_image fx; /* x87, MMX, MXCSR */
+    uint64_t fx_header[8]; /* not saved: room for XSAVE's header, behind the image */
     uint8_t zmm[32][64] __attribute__((aligned(64)));
     uint64_t k[8];
     uint16_t fcs, fds; /* what FXSAVE64 has no room for */

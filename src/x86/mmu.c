@@ -969,3 +969,14 @@ bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3)
     memcpy(cpu->pdptr, entry, sizeof(entry));
     return true;
 }
+
+bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    struct mmu_translation t;
+    uint32_t error;
+
+    if (mmu_walk(cpu, linear, mode, access, false, &t, &error) < 0)
+        return false;
+    phys_find(cpu, t.address, false); /* known from now on, as the tables are that were walked */
+    return mmu_fill(cpu, linear, mode, access);
+}

@@ -188,6 +188,8 @@ void mmu_store_slow(struct cpu *cpu, gva linear, uint64_t value, unsigned size, 
  * uses general registers only: mmu.c is compiled so.
  */
 bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
+/* The same for those who may call anything: it learns what tlb->phys lacks. Does not raise. */
+bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
 
 /* What CPU_EVENT_FLUSH asks for: drop everything that was ever cached. Also after SMM came or
  * went, after A20 changed, and after CR3 changed in any way but MOV CR3. */
