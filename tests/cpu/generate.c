@@ -396,10 +396,14 @@ int generator_probe(struct generator *g, struct error *err)
             r = native_run(PROBES, err);
             if (r < 0)
                 return r;
-            for (unsigned n = 0; n < PROBES; n++)
-                alien += c[n].insns == 0 || native_outcomes()[n].status != RAN ||
-                         (native_outcomes()[n].vector == EXC_UD &&
-                          native_outcomes()[n].out.rip == c[n].in.rip);
+            for (unsigned n = 0; n < PROBES; n++) {
+                const struct outcome *o = &native_outcomes()[n];
+
+                /* A fetch beyond the end of the code says nothing. */
+                alien += c[n].insns == 0 || o->status != RAN ||
+                         (o->out.rip == c[n].in.rip &&
+                          (o->vector == EXC_UD || (o->vector == EXC_PF && o->error & PF_I)));
+            }
             l->foreign = alien == PROBES;
         }
     return 0;

@@ -16,11 +16,14 @@
 
 #include "interp/interp.h"
 #include "memory/ram.h"
+#include "translator/translator.h"
 #include "x86/mmu.h"
 #include "x86/model.h"
 
 #include <cpuid.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/time.h>
 
 /* Guest-physical layout. */
 enum {
@@ -84,8 +87,50 @@ static void run_interp(struct cpu *cpu, uint64_t limit)
             break;
 }
 
+/* Everything is translated at its first execution. */
+static void attach_bt(struct cpu *cpu)
+{
+    const struct translator_options o = {.cache_size = 16 * MiB, .warm = 0};
+
+    translator_attach(cpu, &o);
+}
+
+static struct cpu *volatile watched;
+static volatile sig_atomic_t ticks;
+
+static void tick(int signal)
+{
+    (void)signal;
+    if (watched && ++ticks > 3)
+        cpu_post(watched, CPU_EVENT_EXIT);
+}
+
+/* It counts no instructions: what takes more than some tenths of a second is stopped. */
+static void run_bt(struct cpu *cpu, uint64_t limit)
+{
+    static const struct itimerval period = {{0, 100000}, {0, 100000}};
+    static const struct sigaction sa = {.sa_handler = tick, .sa_flags = SA_ONSTACK | SA_RESTART};
+    static bool started;
+    enum interp_result r;
+
+    (void)limit;
+    if (!started) {
+        sigaction(SIGVTALRM, &sa, NULL);
+        setitimer(ITIMER_VIRTUAL, &period, NULL);
+        started = true;
+    }
+    ticks = 0;
+    watched = cpu;
+    do
+        r = translator_run(cpu);
+    while (r == INTERP_OK);
+    watched = NULL;
+    cpu_retract(cpu, CPU_EVENT_EXIT);
+}
+
 const struct guest_engine guest_engines[] = {
     {"interp", interp_attach, interp_detach, run_interp},
+    {"bt", attach_bt, translator_detach, run_bt},
     {NULL, NULL, NULL, NULL},
 };
 

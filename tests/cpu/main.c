@@ -344,7 +344,7 @@ static int usage(int status)
            "  --mode 64|32|16  only this mode (may be repeated)\n"
            "  --filter NAME    only this instruction\n"
            "  --shape NAME     straight, branch, loop or smc (changing itself); default: mixed\n"
-           "  --engine NAME    interp (default), or none: run on the host only\n"
+           "  --engine NAME    interp (default), bt, or none: run on the host only\n"
            "  --kinds N        stop after N different failures (default 20)\n"
            "  --no-shrink      show failures as they were made\n"
            "  --coverage       count every mnemonic\n"
