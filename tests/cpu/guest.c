@@ -15,6 +15,7 @@
 #include "oracle.h"
 
 #include "interp/interp.h"
+#include "translator/translator.h"
 #include "memory/ram.h"
 #include "x86/mmu.h"
 #include "x86/model.h"
@@ -84,8 +85,26 @@ static void run_interp(struct cpu *cpu, uint64_t limit)
             break;
 }
 
+/* Translates what it executes the first time; a small cache is emptied often. */
+static void attach_bt(struct cpu *cpu)
+{
+    struct translator_options o;
+
+    translator_options_default(&o);
+    o.warm = 0;
+    o.cache_size = 8 * MiB;
+    o.log_path = getenv("BT_LOG");
+    translator_attach(cpu, &o);
+}
+
+static void run_bt(struct cpu *cpu, uint64_t limit)
+{
+    translator_run(cpu);
+}
+
 const struct guest_engine guest_engines[] = {
     {"interp", interp_attach, interp_detach, run_interp},
+    {"bt", attach_bt, translator_detach, run_bt},
     {NULL, NULL, NULL, NULL},
 };
 
