@@ -36,7 +36,7 @@ enum parse_kind {
     KIND_PUSH,     /* register or memory (rm fields), or immediate (rm_kind NONE; imm) */
     KIND_POP,      /* register or memory: rm fields. POP into memory: base RSP counts after POP */
     KIND_LEAVE,
-    KIND_STRING,   /* MOVS STOS LODS CMPS SCAS (not INS, OUTS); opcode, rep, operand_size */
+    KIND_STRING, /* MOVS STOS LODS CMPS SCAS (not INS, OUTS); opcode, rep, operand_size */
     KIND_PUSHF,
     KIND_POPF,
     KIND_CLI,
@@ -55,7 +55,7 @@ enum parse_kind {
     KIND_RDMSR,
     KIND_WRMSR,
     KIND_INVLPG,
-    KIND_IN,  /* operand_size 1, 2, 4; imm: port, or has_imm false: DX */
+    KIND_IN, /* operand_size 1, 2, 4; imm: port, or has_imm false: DX */
     KIND_OUT,
     KIND_WRFSGSBASE, /* WRFSBASE, WRGSBASE: bit 0 of `sub`: GS; rm: GPR; operand_size */
     KIND_RDFSGSBASE,
@@ -68,6 +68,14 @@ enum parse_rm_kind { RM_NONE, RM_REG, RM_MEM };
 enum parse_encoding { ENC_LEGACY, ENC_VEX, ENC_EVEX };
 
 enum parse_unit { UNIT_INTEGER, UNIT_VECTOR, UNIT_X87 /* and MMX */ };
+
+/* What must be so for a `unit` to be usable; where it is not, the instruction faults: fall back. */
+enum parse_needs {
+    NEEDS_X87 = 1,    /* x87, MMX, FWAIT: CR0.EM and CR0.TS clear */
+    NEEDS_SSE = 2,    /* CR4.OSFXSR, CR0.EM and CR0.TS clear */
+    NEEDS_AVX = 4,    /* CR4.OSXSAVE, XCR0.SSE and AVX, CR0.TS clear */
+    NEEDS_AVX512 = 8, /* the same and XCR0's AVX-512 bits */
+};
 
 enum { PARSE_NO_REG = 0xff };
 
@@ -82,11 +90,19 @@ struct bt_insn {
     bool may_fault;       /* the host instruction itself may fault: division, x87, SIMD floating
                              point, aligned vector accesses. Not: its memory access */
 
-    /* ---- encoding, for KIND_COPY ---------------------------------------------------------- */
+    uint8_t needs; /* enum parse_needs: state without which the interpreter must have it */
+
+    /*
+     * ---- encoding, for KIND_COPY ----------------------------------------------------------
+     * What the host, in 64-bit mode, wants for the same operation: 16-bit code has p66 where the
+     * guest has none and the other way round; prefixes without meaning are dropped, opcodes that
+     * 64-bit mode has not are replaced (INC AX is FF /0), and the short forms of the accumulator
+     * are given as the ModRM forms they stand for (ADD EAX,imm is 81 /0 with rm 0, XCHG 87).
+     */
     uint8_t encoding; /* enum parse_encoding */
     bool p66, lock;
-    uint8_t rep;     /* 0, 0xf2, 0xf3: mandatory or real */
-    uint8_t rex_w;   /* legacy: REX.W. VEX and EVEX: W */
+    uint8_t rep;     /* 0, 0xf2, 0xf3: mandatory or real; KIND_STRING: the last of them */
+    uint8_t rex_w;   /* legacy: REX.W. VEX and EVEX: W; 0 or 1 */
     uint8_t map;     /* 0: one byte, 1: 0F, 2: 0F38, 3: 0F3A (EVEX also 5, 6) */
     uint8_t opcode;  /* with the register cut off where opcode_reg */
     uint8_t vex_l;   /* VEX.L, EVEX.L'L */
@@ -95,8 +111,8 @@ struct bt_insn {
     bool has_modrm, has_imm;
     bool opcode_reg;  /* the register is in the opcode: MOV r,imm; XCHG; BSWAP. Its role is `rm`'s:
                          rm_kind RM_REG */
-    uint8_t imm_size; /* bytes as encoded: 1, 2, 4, 8 */
-    int64_t imm;      /* sign-extended from imm_size */
+    uint8_t imm_size; /* bytes as encoded: 1, 2 (also two of 1: EXTRQ), 4, 8 */
+    int64_t imm;      /* sign-extended from imm_size; RET, IN, OUT: zero-extended */
 
     /* ---- operands ------------------------------------------------------------------------- */
     /* ModRM.reg: a register number with its extension bits (EVEX R' included), or the opcode's
@@ -108,13 +124,16 @@ struct bt_insn {
     bool reg_gpr, reg_read, reg_write, reg_high;
     uint8_t reg_size;
     uint8_t rm_kind; /* enum parse_rm_kind */
-    uint8_t rm;      /* register number when RM_REG (EVEX: 5 bits) */
+    uint8_t rm;      /* register number when RM_REG (EVEX: 5 bits); when it is none that can be
+                        renamed (rm_gpr false), the field's value: part of x87 and fence opcodes */
     bool rm_gpr, rm_read, rm_write, rm_high; /* read and write also describe RM_MEM */
     uint8_t rm_size;                         /* RM_REG with rm_gpr */
     uint8_t vvvv;                            /* VEX/EVEX.vvvv with V', as a number */
     bool vvvv_gpr, vvvv_read, vvvv_write;
     uint8_t vvvv_size;
-    uint16_t implicit_read, implicit_write; /* GPRs touched without being named: bit n */
+    /* GPRs touched without being named: bit n. One of which 8 or 16 bits or, sometimes, nothing is
+     * written is also read. */
+    uint16_t implicit_read, implicit_write;
 
     /* Memory operand (RM_MEM, also LEA's): base + index * scale + disp, cut to address_size. */
     uint8_t segment; /* enum segment_name, override applied; in 64-bit mode FS, GS or SEG_DS */
@@ -131,8 +150,8 @@ struct bt_insn {
      * (undefined ones too: the host's are taken). `changed`: those that may have one. Shifts by CL
      * or by an immediate that is 0 after masking: changed, not set. */
     uint16_t flags_read, flags_set, flags_changed;
-    uint8_t cond;  /* JCC, and SETcc, CMOVcc: 0-15 */
-    int64_t rel;   /* direct branches: displacement from behind the instruction */
+    uint8_t cond; /* JCC, and SETcc, CMOVcc: 0-15 */
+    int64_t rel;  /* direct branches: displacement from behind the instruction */
 };
 
 /*

@@ -1,0 +1,472 @@
+/*
+ * test_parse.c - the translator's parser against Zydis and the interpreter's decoder.
+ *
+ * Every opcode of every map, in three code sizes, with sets of prefixes and many ModRM bytes: what
+ * the parser says of it must be what Zydis says, register by register and flag by flag, and the
+ * host form of what it would copy must decode to the same instruction. Differences that are meant
+ * are functions here, each with its reason.
+ */
+#include "support/unit.h"
+
+#include "interp/handlers.h"
+#include "interp/insn.h"
+#include "interp/simd.h"
+#include "translator/parse.h"
+#include "x86/model.h"
+
+#include <Zydis/Zydis.h>
+#include <stdio.h>
+#include <time.h>
+
+static struct cpu_model model_max, model_old;
+static struct cpu *cpu_max, *cpu_old;
+static ZydisDecoder decoder[9];
+
+static uint64_t rng_state = 0x9e3779b97f4a7c15;
+
+static uint64_t rng(void)
+{
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return rng_state;
+}
+
+static struct cpu *make_cpu(const char *name, struct cpu_model *model)
+{
+    struct cpu_limits limits;
+    struct error err = {0};
+    struct cpu *cpu;
+
+    cpu_limits_software(&limits);
+    assert_int_equal(cpu_model_build(name, &limits, 1, model, &err), 0);
+    cpu = cpu_new(0, 0, model);
+    cpu->cr0 |= CR0_PE;
+    return cpu;
+}
+
+static void decoder_setup(unsigned code_size, ZydisMachineMode mode, ZydisStackWidth width)
+{
+    ZydisDecoderInit(&decoder[code_size], mode, width);
+    ZydisDecoderEnableMode(&decoder[code_size], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder[code_size], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&decoder[code_size], ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+}
+
+static int setup(void **state)
+{
+    cpu_max = make_cpu("max", &model_max);
+    cpu_old =
+        make_cpu("max,-sse3,-ssse3,-sse4.1,-avx,-popcnt,-abm,-bmi1,-bmi2,-adx,-movbe,-lahf-lm,"
+                 "-fsgsbase,-smap",
+                 &model_old);
+    decoder_setup(2, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
+    decoder_setup(4, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
+    decoder_setup(8, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    cpu_free(cpu_max);
+    cpu_free(cpu_old);
+    return 0;
+}
+
+/* ---- what is compared ------------------------------------------------------------------------ */
+
+struct test_case {
+    const struct cpu *cpu;
+    uint8_t bytes[16];
+    unsigned size, code_size;
+    struct bt_insn o;
+    ZydisDecodedInstruction d;
+    ZydisDecodedOperand z[ZYDIS_MAX_OPERAND_COUNT];
+    struct insn in;
+    bool undefined; /* the interpreter refuses it */
+};
+
+static unsigned failures, compared, copied, copied_slow;
+static unsigned kinds[KIND_COUNT];
+
+static void say(const struct test_case *t, const char *what, uint64_t got, uint64_t wanted)
+{
+    char text[128] = "?";
+    ZydisFormatter f;
+
+    if (++failures > 60)
+        return;
+    ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+    ZydisFormatterFormatInstruction(&f, &t->d, t->z, t->d.operand_count_visible, text, sizeof(text),
+                                    0, NULL);
+    print_error("%u-bit", 8 * t->code_size);
+    for (unsigned i = 0; i < t->size; i++)
+        print_error(" %02x", t->bytes[i]);
+    print_error(" %s: %s is 0x%llx, not 0x%llx (kind %u)\n", text, what, (unsigned long long)got,
+                (unsigned long long)wanted, t->o.kind);
+}
+
+#define SAME(t, what, got, wanted)                                                                 \
+    do {                                                                                           \
+        if ((uint64_t)(got) != (uint64_t)(wanted))                                                 \
+            say(t, what, (uint64_t)(got), (uint64_t)(wanted));                                     \
+    } while (0)
+
+static bool is_gpr(ZydisRegister r)
+{
+    ZydisRegisterClass c = ZydisRegisterGetClass(r);
+
+    return c >= ZYDIS_REGCLASS_GPR8 && c <= ZYDIS_REGCLASS_GPR64;
+}
+
+static bool is_high(ZydisRegister r)
+{
+    return r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH;
+}
+
+static unsigned gpr_of(ZydisRegister r)
+{
+    return (unsigned)ZydisRegisterGetId(
+        ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, r));
+}
+
+/* Register sets of an instruction: all, and for each how wide and which half. */
+struct sets {
+    uint32_t read, write, high;
+    uint8_t write_size[16];
+};
+
+static void sets_add(struct sets *s, unsigned reg, unsigned size, bool high, bool read, bool write)
+{
+    if (read)
+        s->read |= 1u << reg;
+    if (write) {
+        s->write |= 1u << reg;
+        s->write_size[reg] = (uint8_t)MAX(s->write_size[reg], size);
+    }
+    if (high)
+        s->high |= 1u << reg;
+}
+
+static struct sets sets_of_zydis(const struct test_case *t)
+{
+    struct sets s = {0};
+
+    for (unsigned i = 0; i < t->d.operand_count; i++) {
+        const ZydisDecodedOperand *z = &t->z[i];
+
+        if (z->type == ZYDIS_OPERAND_TYPE_REGISTER && is_gpr(z->reg.value))
+            sets_add(&s, gpr_of(z->reg.value), z->size / 8, is_high(z->reg.value),
+                     (z->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0,
+                     (z->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
+    }
+    return s;
+}
+
+static struct sets sets_of_parser(const struct bt_insn *o)
+{
+    struct sets s = {0};
+
+    if (o->reg_gpr)
+        sets_add(&s, o->reg, o->reg_size, o->reg_high, o->reg_read, o->reg_write);
+    if (o->rm_gpr && o->rm_kind == RM_REG)
+        sets_add(&s, o->rm, o->rm_size, o->rm_high, o->rm_read, o->rm_write);
+    if (o->vvvv_gpr)
+        sets_add(&s, o->vvvv, o->vvvv_size, false, o->vvvv_read, o->vvvv_write);
+    for (unsigned i = 0; i < 16; i++)
+        sets_add(&s, i, 0, false, o->implicit_read >> i & 1, o->implicit_write >> i & 1);
+    return s;
+}
+
+/* ---- the host's form ------------------------------------------------------------------------- */
+
+/* Put together for 64-bit mode: the same registers, memory at [RBX]. */
+static unsigned assemble(const struct bt_insn *o, uint8_t *code)
+{
+    unsigned n = 0, reg = o->reg, rm = o->rm_kind == RM_MEM ? GPR_RBX : o->rm, opcode = o->opcode;
+    bool rex = false;
+
+    if (o->reg_high)
+        reg += 4;
+    if (o->rm_high && o->rm_kind == RM_REG)
+        rm += 4;
+    if (o->reg_gpr && o->reg_size == 1 && !o->reg_high && reg >= 4)
+        rex = true;
+    if (o->rm_gpr && o->rm_kind == RM_REG && o->rm_size == 1 && !o->rm_high && rm >= 4)
+        rex = true;
+    if (o->lock)
+        code[n++] = 0xf0;
+    if (o->encoding == ENC_LEGACY) {
+        unsigned bits = (unsigned)o->rex_w << 3 | (reg & 8) >> 1 | (rm & 8) >> 3;
+
+        if (o->p66)
+            code[n++] = 0x66;
+        if (o->rep)
+            code[n++] = o->rep;
+        if (bits || rex)
+            code[n++] = (uint8_t)(0x40 | bits);
+        if (o->map)
+            code[n++] = 0x0f;
+        if (o->map >= 2)
+            code[n++] = o->map == 2 ? 0x38 : 0x3a;
+    } else if (o->encoding == ENC_VEX) {
+        code[n++] = 0xc4;
+        code[n++] = (uint8_t)(!(reg & 8) << 7 | 1 << 6 | !(rm & 8) << 5 | o->map);
+        code[n++] = (uint8_t)(o->rex_w << 7 | (~o->vvvv & 15) << 3 | o->vex_l << 2 | o->vex_pp);
+    } else {
+        code[n++] = 0x62;
+        code[n++] = (uint8_t)(!(reg & 8) << 7 | !(rm & 16) << 6 | !(rm & 8) << 5 |
+                              !(reg & 16) << 4 | o->map);
+        code[n++] = (uint8_t)(o->rex_w << 7 | (~o->vvvv & 15) << 3 | 4 | o->vex_pp);
+        code[n++] = (uint8_t)(o->evex_p2 | o->vex_l << 5 | !(o->vvvv & 16) << 3);
+    }
+    if (o->opcode_reg)
+        opcode |= rm & 7;
+    code[n++] = (uint8_t)opcode;
+    if (o->has_modrm)
+        code[n++] = (uint8_t)((o->rm_kind == RM_MEM ? 0 : 0xc0) | (reg & 7) << 3 | (rm & 7));
+    for (unsigned i = 0; i < o->imm_size; i++)
+        code[n++] = (uint8_t)((uint64_t)o->imm >> 8 * i);
+    return n;
+}
+
+/* MOVQ has two opcodes and several more instructions have aliases; the mnemonic decides. */
+static void compare_host_form(struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    ZydisDecodedInstruction d;
+    ZydisDecodedOperand z[ZYDIS_MAX_OPERAND_COUNT];
+    uint8_t code[24];
+    unsigned n = assemble(o, code), wanted = t->d.mnemonic;
+
+    if (o->is_lea)
+        return;
+    if (wanted == ZYDIS_MNEMONIC_LZCNT && !o->rep)
+        wanted = ZYDIS_MNEMONIC_BSR;
+    if (wanted == ZYDIS_MNEMONIC_TZCNT && !o->rep)
+        wanted = ZYDIS_MNEMONIC_BSF;
+    if (t->in.mnemonic == ZYDIS_MNEMONIC_XCHG) /* F3 90 with REX.B: Zydis says PAUSE */
+        wanted = ZYDIS_MNEMONIC_XCHG;
+    switch (wanted) { /* by operand size under other names, as the host form has it */
+    default: break;
+    }
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder[8], code, n, &d, z))) {
+        say(t, "host form valid", 0, 1);
+        return;
+    }
+    SAME(t, "host form's length", d.length, n);
+    SAME(t, "host form's mnemonic", d.mnemonic, wanted);
+    if (t->in.mnemonic == ZYDIS_MNEMONIC_XCHG)
+        return; /* the operands change places */
+    SAME(t, "host form's operands", d.operand_count_visible, t->d.operand_count_visible);
+    for (unsigned i = 0; i < d.operand_count_visible; i++) {
+        const ZydisDecodedOperand *a = &t->z[i], *b = &z[i];
+
+        SAME(t, "host form's operand type", b->type, a->type);
+        if (a->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+            uint64_t mask = o->operand_size < 8 ? BIT(8 * o->operand_size) - 1 : UINT64_MAX;
+
+            if (o->imm_size > o->operand_size || t->o.unit != UNIT_INTEGER)
+                mask = 0xff;
+            if (b->encoding != ZYDIS_OPERAND_ENCODING_IS4)
+                SAME(t, "host form's immediate", b->imm.value.u & mask, a->imm.value.u & mask);
+            continue;
+        }
+        if (!(a->size == 0 && b->size == 32))
+            SAME(t, "host form's operand size", b->size, a->size);
+        if (a->type == ZYDIS_OPERAND_TYPE_REGISTER)
+            SAME(t, "host form's register", b->reg.value, a->reg.value);
+    }
+    SAME(t, "host form's mask", d.avx.mask.reg, t->d.avx.mask.reg);
+    SAME(t, "host form's mask mode", d.avx.mask.mode, t->d.avx.mask.mode);
+    SAME(t, "host form's broadcast", d.avx.broadcast.mode, t->d.avx.broadcast.mode);
+    SAME(t, "host form's rounding", d.avx.rounding.mode, t->d.avx.rounding.mode);
+    SAME(t, "host form's vector length", d.avx.vector_length, t->d.avx.vector_length);
+}
+
+/* ---- memory, flags --------------------------------------------------------------------------- */
+
+static void compare_memory(struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    const ZydisDecodedOperand *m = NULL;
+    bool touched = o->kind != KIND_NOP && o->kind != KIND_INVLPG && !o->is_lea;
+
+    for (unsigned i = 0; i < t->d.operand_count; i++)
+        if (t->z[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            t->z[i].visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+            m = &t->z[i];
+    if (o->kind == KIND_STRING) {
+        SAME(t, "string width", o->mem_size, m ? m->size / 8 : 0);
+        return;
+    }
+    SAME(t, "memory operand", o->rm_kind == RM_MEM, m != NULL);
+    if (!m || o->rm_kind != RM_MEM)
+        return;
+    /* The interpreter's operand: Zydis with its mistakes repaired. */
+    SAME(t, "base", o->rip ? REG_RIP : o->base, t->in.base);
+    SAME(t, "index", o->index, t->in.index);
+    if (o->index != PARSE_NO_REG)
+        SAME(t, "scale", o->scale, t->in.scale);
+    SAME(t, "displacement", (uint64_t)o->disp & (o->address_size == 2 ? 0xffff : UINT64_MAX),
+         (uint64_t)t->in.disp & (o->address_size == 2 ? 0xffff : UINT64_MAX));
+    if (!o->is_lea && o->kind != KIND_NOP) {
+        if (t->code_size != 8)
+            SAME(t, "segment", o->segment, t->in.segment);
+        else /* the interpreter tells SS from DS for stack faults */
+            SAME(t, "segment", o->segment, t->in.segment == SEG_SS ? SEG_DS : t->in.segment);
+    }
+    SAME(t, "memory size", o->mem_size, touched ? m->size / 8 : 0);
+    if (!touched)
+        return;
+    SAME(t, "memory read", o->rm_read, (m->actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0);
+    SAME(t, "memory write", o->rm_write, (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
+}
+
+static void compare_flags(struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    const ZydisAccessedFlags *f = t->d.cpu_flags;
+    uint32_t read = f ? f->tested & RFLAGS_STATUS : 0;
+    uint32_t set = f ? (f->modified | f->set_0 | f->set_1 | f->undefined) & RFLAGS_STATUS : 0;
+
+    SAME(t, "flags read", o->flags_read, read);
+    SAME(t, "flags changed", o->flags_changed, set);
+    SAME(t, "flags set beyond changed", o->flags_set & ~o->flags_changed, 0);
+}
+
+static void compare_registers(struct test_case *t)
+{
+    struct sets a = sets_of_parser(&t->o), b = sets_of_zydis(t);
+
+    SAME(t, "GPRs read", a.read, b.read);
+    SAME(t, "GPRs written", a.write, b.write);
+    SAME(t, "high bytes", a.high, b.high);
+}
+
+/* ---- one case -------------------------------------------------------------------------------- */
+
+static void compare(struct test_case *t)
+{
+    struct bt_insn *o = &t->o;
+    enum decode_result result;
+    bool whole;
+
+    compared++;
+    memset(o, 0xee, sizeof(*o));
+    whole = parse_insn(t->cpu, t->bytes, t->size, t->code_size, o);
+    memset(&t->d, 0, sizeof(t->d));
+    result = insn_decode(t->bytes, t->size, t->code_size, &t->in);
+    if (result == DECODE_OK)
+        ZydisDecoderDecodeFull(&decoder[t->code_size], t->bytes, t->size, &t->d, t->z);
+    if (!whole) {
+        if (result == DECODE_OK)
+            say(t, "parsed", 0, 1);
+        return;
+    }
+    assert_true(o->kind < KIND_COUNT);
+    kinds[o->kind]++;
+    t->undefined = result != DECODE_OK;
+    if (result == DECODE_OK) {
+        insn_bind(t->cpu, &t->in, false);
+        t->undefined = t->in.run == insn_undefined;
+    }
+    if (o->kind == KIND_FALLBACK) {
+        if (o->length && result == DECODE_OK)
+            SAME(t, "length", o->length, t->in.length);
+        SAME(t, "flags of fallback", o->flags_changed, RFLAGS_STATUS);
+        return;
+    }
+    if (t->undefined) {
+        say(t, "undefined instruction's kind", o->kind, KIND_FALLBACK);
+        return;
+    }
+    SAME(t, "length", o->length, t->in.length);
+    SAME(t, "code size", o->code_size, t->code_size);
+    SAME(t, "address size", o->address_size, t->in.address_size);
+    SAME(t, "lock", o->lock, (t->in.prefix & PREFIX_LOCK) != 0);
+    compare_memory(t);
+    if (o->kind == KIND_COPY) {
+        copied++;
+        copied_slow += o->unit != UNIT_INTEGER;
+        compare_registers(t);
+        compare_flags(t);
+        compare_host_form(t);
+    }
+}
+
+/* ---- many cases ------------------------------------------------------------------------------ */
+
+static const char *const prefix_sets[] = {
+    "",         "\x66",     "\x67",     "\xf2",     "\xf3",         "\x66\xf2",
+    "\x66\xf3", "\xf0",     "\x64",     "\x2e\x65", "\x48",         "\x45",
+    "\x4f",     "\x66\x48", "\xf3\x4f", "\xf2\x41", "\x67\x64\x42", "\x66\x67\xf3",
+};
+
+static void one(const struct cpu *cpu, unsigned code_size, const char *prefixes, unsigned map,
+                unsigned opcode, unsigned modrm)
+{
+    struct test_case t = {.cpu = cpu, .code_size = code_size, .size = 15};
+    unsigned n = 0;
+
+    for (const char *p = prefixes; *p; p++)
+        t.bytes[n++] = (uint8_t)*p;
+    if (map >= 1)
+        t.bytes[n++] = 0x0f;
+    if (map >= 2)
+        t.bytes[n++] = map == 2 ? 0x38 : 0x3a;
+    t.bytes[n++] = (uint8_t)opcode;
+    t.bytes[n++] = (uint8_t)modrm;
+    for (uint64_t r = rng(); n < 15; r = r >> 8 ? r >> 8 : rng())
+        t.bytes[n++] = (uint8_t)r;
+    compare(&t);
+}
+
+static void every_opcode(const struct cpu *cpu, unsigned code_size)
+{
+    for (unsigned map = 0; map < 4; map++)
+        for (unsigned p = 0; p < ARRAY_SIZE(prefix_sets); p++)
+            for (unsigned opcode = 0; opcode < 256; opcode++)
+                for (unsigned i = 0; i < (map < 2 ? 12 : 4); i++)
+                    one(cpu, code_size, prefix_sets[p], map, opcode, (unsigned)rng() & 0xff);
+    for (unsigned map = 0; map < 2; map++)
+        for (unsigned opcode = 0; opcode < 256; opcode++)
+            for (unsigned modrm = 0; modrm < 256; modrm++)
+                one(cpu, code_size, "", map, opcode, modrm);
+}
+
+static void summary(void)
+{
+    print_message("%u compared, %u copied of which %u by vector and x87 units, %u not parsed\n",
+                  compared, copied, copied_slow, kinds[KIND_FALLBACK]);
+    assert_int_equal(failures, 0);
+}
+
+static void legacy_encodings_64(void **state)
+{
+    every_opcode(cpu_max, 8);
+    summary();
+}
+
+static void legacy_encodings_32(void **state)
+{
+    every_opcode(cpu_max, 4);
+    summary();
+}
+
+static void legacy_encodings_16(void **state)
+{
+    every_opcode(cpu_max, 2);
+    summary();
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(legacy_encodings_64),
+        cmocka_unit_test(legacy_encodings_32),
+        cmocka_unit_test(legacy_encodings_16),
+    };
+
+    return cmocka_run_group_tests_name("parse", tests, setup, teardown);
+}
