@@ -562,7 +562,7 @@ static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
         c->stack_now = stack;
         x->host_sp = c->stack_sp[stack];
     }
-    if (!(key & KEY_FLAT_DATA))
+    if (cpu->code_size != 8)
         limits_set(cpu, x);
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);
