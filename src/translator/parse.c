@@ -91,7 +91,7 @@ enum form_bit {
     RM_W = 1 << 6,
     OPREG = 1 << 7, /* the register is in the opcode; the roles are rm's */
     D64 = 1 << 8,   /* 64 bits wide in 64-bit mode */
-    NEAR = 1 << 9,  /* with 66 in 64-bit mode processors differ */
+    NEAR = 1 << 9,  /* with 66 in 64-bit mode processors differ: this is Intel's length */
     LOCKABLE = 1 << 10,
     ONLY_MEM = 1 << 11,
     ONLY_REG = 1 << 12,
@@ -1179,7 +1179,7 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
             s->pos += s->address_size;
             return false;
         }
-        out->disp = (int64_t)fetch(s, s->address_size);
+        out->disp = fetch_signed(s, s->address_size);
         out->opcode = long_form[opcode & 3];
         out->has_modrm = true;
         out->rm_kind = RM_MEM;
@@ -1370,7 +1370,7 @@ static always_inline unsigned operand_size(const struct parser *s, unsigned form
     if (form & BYTE)
         return 1;
     if (s->code_size == 8) {
-        if (s->rex & 8)
+        if (s->rex & 8 || form & NEAR)
             return 8;
         return s->p66 ? 2 : form & D64 ? 8 : 4;
     }
@@ -1457,6 +1457,8 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
                                                            : 4);
     if (form & MODRM) {
         modrm = (unsigned)fetch(s, 1);
+        if (unlikely(row->special == SP_CR))
+            modrm |= 0xc0; /* mod is not looked at */
         out->has_modrm = true;
         out->reg = (uint8_t)((modrm >> 3 & 7) | (out->reg_is_opcode ? 0 : (s->rex & 4) << 1));
         if (form & (REG_R | REG_W)) {
@@ -1497,7 +1499,7 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
         return fall_back(out, s->pos);
     if (unlikely(s->lock) && !(form & LOCKABLE && out->rm_kind == RM_MEM && out->rm_write))
         return fall_back(out, s->pos);
-    if (unlikely(form & NEAR) && s->p66 && s->code_size == 8)
+    if (unlikely(form & NEAR) && s->p66 && s->code_size == 8 && !(s->rex & 8))
         return fall_back(out, s->pos);
     if (unlikely(out->rip && s->address_size == 4))
         return fall_back(out, s->pos);
