@@ -419,7 +419,7 @@ static const struct row two_byte[256] = {
     [0x07] = KIND(SYSRET, ONLY64, 0, ALL, SYSCALL),
     [0x08 ... 0x09] = FALL(0, NONE),
     [0x0b] = FALL(0, NONE),
-    [0x0d] = KIND(NOP, MODRM | ONLY_MEM, 0, NONE, NONE),
+    [0x0d] = KIND(NOP, MODRM, 0, NONE, NONE),
     [0x10 ... 0x17] = SLOW,
     [0x18] = KIND(NOP, MODRM, 0, NONE, PREFETCH),
     [0x19 ... 0x1f] = KIND(NOP, MODRM, 0, NONE, NONE),
@@ -770,7 +770,7 @@ static void form_encoding(struct form *f, const uint8_t *code)
     }
 }
 
-static bool form_of_spec(struct form *f, const struct simd_spec *spec)
+static bool form_of_spec(struct form *f, const struct simd_spec *spec, const uint8_t *example)
 {
     static const uint8_t class_unit[] = {
         [SIMD_GPR] = UNIT_INTEGER,   [SIMD_X87] = UNIT_X87,     [SIMD_MMX] = UNIT_X87,
@@ -789,8 +789,10 @@ static bool form_of_spec(struct form *f, const struct simd_spec *spec)
     memcpy(f->feature, spec->feature, sizeof(spec->feature));
     f->features = spec->features;
     /* It clears eight registers or sixteen, by the mode it runs in. */
-    if (spec->kind == SIMD_ZERO)
+    if (spec->kind == SIMD_ZERO) {
+        form_encoding(f, example);
         return o->code_size == 8;
+    }
     if (spec->kind != SIMD_HOST)
         return false;
     /* CVTPI2PS and its like want both units. */
@@ -908,7 +910,7 @@ static void form_fill(struct form *f, uint64_t key)
         o->flags_changed = o->flags_set;
     }
     if (simd_describe(&in, &d, z, &spec))
-        ok = ok && form_of_spec(f, &spec);
+        ok = ok && form_of_spec(f, &spec, code);
     else
         ok = ok && form_of_mnemonic(f, in.mnemonic, in.operand_size, code);
     if (ok)
@@ -1233,7 +1235,7 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         break;
     case SP_LEA: out->is_lea = true; break;
     case SP_MOVSXD:
-        if (s->p66 && !out->rex_w)
+        if (s->p66 && !(s->rex & 8))
             return false;
         break;
     case SP_BSWAP:
