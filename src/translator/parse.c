@@ -1268,7 +1268,8 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         if (s->rep)
             out->implicit_read |= RCX;
         out->implicit_write = out->implicit_read;
-        if (string >= 0xa)
+        /* LODS keeps some of RAX, and all of it when RCX is 0. */
+        if (string == 0xa || string == 0xe || (string == 0xc && (s->rep || size < 4)))
             out->implicit_read |= RAX;
         if (string == 0xc)
             out->implicit_write |= RAX;
@@ -1278,11 +1279,13 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         break;
     case SP_LOOP: reads_and_writes(out, RCX, opcode == 0xe3 ? 0 : RCX); break;
     case SP_STACK: reads_and_writes(out, RSP, RSP); break;
-    case SP_LEAVE: reads_and_writes(out, 1 << GPR_RBP, RSP | 1 << GPR_RBP); break;
+    case SP_LEAVE: reads_and_writes(out, RSP | 1 << GPR_RBP, RSP | 1 << GPR_RBP); break;
     case SP_IO:
         if (out->operand_size == 8)
             out->operand_size = 4;
-        reads_and_writes(out, RAX | (out->has_imm ? 0 : RDX), row->kind == KIND_IN ? RAX : 0);
+        reads_and_writes(out, out->has_imm ? 0 : RDX, row->kind == KIND_IN ? RAX : 0);
+        if (row->kind == KIND_OUT || size < 4)
+            out->implicit_read |= RAX;
         break;
     case SP_RDTSC:
         reads_and_writes(out, 0, RAX | RDX);
