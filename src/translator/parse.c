@@ -91,7 +91,7 @@ enum form_bit {
     RM_W = 1 << 6,
     OPREG = 1 << 7, /* the register is in the opcode; the roles are rm's */
     D64 = 1 << 8,   /* 64 bits wide in 64-bit mode */
-    NEAR = 1 << 9,  /* with 66 in 64-bit mode processors differ */
+    NEAR = 1 << 9,  /* with 66 in 64-bit mode processors differ: this is Intel's length */
     LOCKABLE = 1 << 10,
     ONLY_MEM = 1 << 11,
     ONLY_REG = 1 << 12,
@@ -419,7 +419,7 @@ static const struct row two_byte[256] = {
     [0x07] = KIND(SYSRET, ONLY64, 0, ALL, SYSCALL),
     [0x08 ... 0x09] = FALL(0, NONE),
     [0x0b] = FALL(0, NONE),
-    [0x0d] = KIND(NOP, MODRM | ONLY_MEM, 0, NONE, NONE),
+    [0x0d] = KIND(NOP, MODRM, 0, NONE, NONE),
     [0x10 ... 0x17] = SLOW,
     [0x18] = KIND(NOP, MODRM, 0, NONE, PREFETCH),
     [0x19 ... 0x1f] = KIND(NOP, MODRM, 0, NONE, NONE),
@@ -770,7 +770,7 @@ static void form_encoding(struct form *f, const uint8_t *code)
     }
 }
 
-static bool form_of_spec(struct form *f, const struct simd_spec *spec)
+static bool form_of_spec(struct form *f, const struct simd_spec *spec, const uint8_t *example)
 {
     static const uint8_t class_unit[] = {
         [SIMD_GPR] = UNIT_INTEGER,   [SIMD_X87] = UNIT_X87,     [SIMD_MMX] = UNIT_X87,
@@ -789,8 +789,10 @@ static bool form_of_spec(struct form *f, const struct simd_spec *spec)
     memcpy(f->feature, spec->feature, sizeof(spec->feature));
     f->features = spec->features;
     /* It clears eight registers or sixteen, by the mode it runs in. */
-    if (spec->kind == SIMD_ZERO)
+    if (spec->kind == SIMD_ZERO) {
+        form_encoding(f, example);
         return o->code_size == 8;
+    }
     if (spec->kind != SIMD_HOST)
         return false;
     /* CVTPI2PS and its like want both units. */
@@ -908,7 +910,7 @@ static void form_fill(struct form *f, uint64_t key)
         o->flags_changed = o->flags_set;
     }
     if (simd_describe(&in, &d, z, &spec))
-        ok = ok && form_of_spec(f, &spec);
+        ok = ok && form_of_spec(f, &spec, code);
     else
         ok = ok && form_of_mnemonic(f, in.mnemonic, in.operand_size, code);
     if (ok)
@@ -1179,7 +1181,7 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
             s->pos += s->address_size;
             return false;
         }
-        out->disp = (int64_t)fetch(s, s->address_size);
+        out->disp = fetch_signed(s, s->address_size);
         out->opcode = long_form[opcode & 3];
         out->has_modrm = true;
         out->rm_kind = RM_MEM;
@@ -1233,7 +1235,7 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         break;
     case SP_LEA: out->is_lea = true; break;
     case SP_MOVSXD:
-        if (s->p66 && !out->rex_w)
+        if (s->p66 && !(s->rex & 8))
             return false;
         break;
     case SP_BSWAP:
@@ -1266,7 +1268,8 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         if (s->rep)
             out->implicit_read |= RCX;
         out->implicit_write = out->implicit_read;
-        if (string >= 0xa)
+        /* LODS keeps some of RAX, and all of it when RCX is 0. */
+        if (string == 0xa || string == 0xe || (string == 0xc && (s->rep || size < 4)))
             out->implicit_read |= RAX;
         if (string == 0xc)
             out->implicit_write |= RAX;
@@ -1276,11 +1279,13 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         break;
     case SP_LOOP: reads_and_writes(out, RCX, opcode == 0xe3 ? 0 : RCX); break;
     case SP_STACK: reads_and_writes(out, RSP, RSP); break;
-    case SP_LEAVE: reads_and_writes(out, 1 << GPR_RBP, RSP | 1 << GPR_RBP); break;
+    case SP_LEAVE: reads_and_writes(out, RSP | 1 << GPR_RBP, RSP | 1 << GPR_RBP); break;
     case SP_IO:
         if (out->operand_size == 8)
             out->operand_size = 4;
-        reads_and_writes(out, RAX | (out->has_imm ? 0 : RDX), row->kind == KIND_IN ? RAX : 0);
+        reads_and_writes(out, out->has_imm ? 0 : RDX, row->kind == KIND_IN ? RAX : 0);
+        if (row->kind == KIND_OUT || size < 4)
+            out->implicit_read |= RAX;
         break;
     case SP_RDTSC:
         reads_and_writes(out, 0, RAX | RDX);
@@ -1370,7 +1375,7 @@ static always_inline unsigned operand_size(const struct parser *s, unsigned form
     if (form & BYTE)
         return 1;
     if (s->code_size == 8) {
-        if (s->rex & 8)
+        if (s->rex & 8 || form & NEAR)
             return 8;
         return s->p66 ? 2 : form & D64 ? 8 : 4;
     }
@@ -1457,6 +1462,8 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
                                                            : 4);
     if (form & MODRM) {
         modrm = (unsigned)fetch(s, 1);
+        if (unlikely(row->special == SP_CR))
+            modrm |= 0xc0; /* mod is not looked at */
         out->has_modrm = true;
         out->reg = (uint8_t)((modrm >> 3 & 7) | (out->reg_is_opcode ? 0 : (s->rex & 4) << 1));
         if (form & (REG_R | REG_W)) {
@@ -1497,7 +1504,7 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
         return fall_back(out, s->pos);
     if (unlikely(s->lock) && !(form & LOCKABLE && out->rm_kind == RM_MEM && out->rm_write))
         return fall_back(out, s->pos);
-    if (unlikely(form & NEAR) && s->p66 && s->code_size == 8)
+    if (unlikely(form & NEAR) && s->p66 && s->code_size == 8 && !(s->rex & 8))
         return fall_back(out, s->pos);
     if (unlikely(out->rip && s->address_size == 4))
         return fall_back(out, s->pos);

@@ -481,7 +481,17 @@ uint64_t bt_slow(struct cpu *cpu)
         c->count[COUNT_FAULT]++;
         interpret_one(c);
         break;
-    default: cpu->rip = rip_at(cpu, x, s->offset); break;
+    case SITE_EXIT:
+        cpu->rip = rip_at(cpu, x, s->offset);
+        if (s->link != UINT32_MAX) {
+            if (cpu->code_size == 2)
+                cpu->rip = (uint16_t)cpu->rip;
+            if (cpu->rip > cpu->seg[SEG_CS].limit) {
+                cpu->rip = rip_at(cpu, x, (int32_t)s->link);
+                interpret_one(c);
+            }
+        }
+        break;
     }
     return 0;
 }
@@ -552,7 +562,7 @@ static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
         c->stack_now = stack;
         x->host_sp = c->stack_sp[stack];
     }
-    if (!(key & KEY_FLAT_DATA))
+    if (cpu->code_size != 8)
         limits_set(cpu, x);
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);

@@ -236,10 +236,7 @@ void stubs_make(struct translator *t)
     /* indirect: RCX is the target, flags are saved. */
     align(e);
     t->stub.indirect = rx_of(t, e->at);
-    emit_mov(e, RAX, RCX, 8);
-    RAW("\x48\x25");
-    emit32(e, 0xfffff000); /* and rax, -4096 */
-    emit_store(e, CTX(page_rip), RAX, 8);
+    emit_mov(e, RAX, RCX, 4);
     emit_shr(e, RAX, 12, 4);
     RAW("\x31\xc8"); /* xor eax, ecx */
     RAW("\x25");
@@ -253,6 +250,10 @@ void stubs_make(struct translator *t)
     emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
     emit8(e, 0);
     skip = emit_jcc(e, 4);
+    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
+    RAW("\x48\x81\xe1");
+    emit32(e, 0xfffff000); /* and rcx, -4096 */
+    emit_store(e, CTX(page_rip), RCX, 8);
     emit_op_mem(e, 0xff, 4, 4, /* jmp */
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
     emit_fix(e, fast, e->at);

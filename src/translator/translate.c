@@ -286,6 +286,8 @@ static void branch_to_offset(struct xlate *x, int64_t target)
     if (!(x->key & KEY_FLAT_CODE) && (target < 0 || target > 0xfff)) {
         uint32_t s = site_new(x, SITE_EXIT, (int32_t)target);
 
+        /* Beyond the segment's limit the branch itself faults; going on there faults later. */
+        x->t->sites[s].link = target == next_at(x) ? UINT32_MAX : x->at[x->i];
         emit_site(x, s, (x->flags & FLAGS_SAVED) != 0);
         return;
     }
@@ -769,6 +771,11 @@ static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg
     unsigned r = in->reg_is_opcode ? 0 : reg >> 3 & 1;
     unsigned opcode = in->opcode;
 
+    /* AH, CH, DH, BH of the first four, never with REX: what they go with is placed there, too. */
+    if (in->reg_gpr && in->reg_high)
+        reg += 4;
+    if (!m && in->rm_gpr && in->rm_high)
+        rm += 4;
     if (m && m->gs)
         emit8(e, 0x65);
     switch (in->encoding) {
@@ -927,7 +934,7 @@ static void emit_copy(struct xlate *x)
     bool mem = in->rm_kind == RM_MEM && in->mem_size && !in->is_lea;
     bool high = in->reg_high || in->rm_high;
     bool partial = in->flags_changed && in->flags_set != RFLAGS_STATUS;
-    bool want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
+    bool want_flags;
     uint16_t free_scratch = BIT(RAX) | BIT(RCX);
     bool force_reg = false, force_rm = false, force_vvvv = false;
     bool rm_memory = false;
@@ -936,6 +943,7 @@ static void emit_copy(struct xlate *x)
 
     if (in->unit != UNIT_INTEGER)
         ensure_unit(x, in->unit);
+    want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
     if (mem) {
         bool resident = (in->reg_gpr && host_of[in->reg] == NO_REG) ||
                         (in->vvvv_gpr && host_of[in->vvvv] == NO_REG);
@@ -943,7 +951,7 @@ static void emit_copy(struct xlate *x)
         m = access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), true);
         /* The check has put the flags away; that may be new. */
         want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
-        if (want_flags && uses_rcx) { /* the address and the flags would both want RAX */
+        if (uses_rcx && (want_flags || uses_rax)) { /* no register is left for the address */
             emit_interp(x, true);
             return;
         }
@@ -1403,11 +1411,13 @@ static void soften(struct xlate *x, struct bt_insn *in)
             if (in->needs & need_key[i][0] && !(x->key & need_key[i][1]))
                 ok = false;
         break;
-    case KIND_NOP:
+    case KIND_NOP: break;
     case KIND_JCC:
-    case KIND_JMP: break;
-    case KIND_PAUSE: in->kind = KIND_FALLBACK; break;
-    case KIND_LOOP: ok = in->opcode >= 0xe2 && in->address_size != 2; break;
+    case KIND_JMP: ok = wide(x) || in->operand_size == x->code_size; break;
+    case KIND_LOOP:
+        ok = in->opcode >= 0xe2 && in->address_size != 2 &&
+             (wide(x) || in->operand_size == x->code_size);
+        break;
     case KIND_PUSH:
         ok = ok && stack && in->operand_size == x->code_size;
         break;

@@ -10,8 +10,8 @@
  *    when the access is allowed.
  *  - A TLB entry says "a plain host access does what the guest asked": RAM or ROM, not the local
  *    APIC's page, and for writes a page nobody watches, with D set already.
- *  - A page whose table says RAM_WRITE_CACHED may have write entries; one that lacks it has none.
- *    The flag is set first and the others are looked at then: see memory/ram.h.
+ *  - No write entry without RAM_WRITE_CACHED in the page's flags, set before RAM_CODE and tracking
+ *    are looked at (write_allowed()): see memory/ram.h.
  *  - mmu_access_page() is asked once for each page of an access, both before anything is written.
  *  - mmu_fill() runs while the guest's vector registers are live: this file is compiled for general
  *    registers only, and what mmu_fill() uses is inlined into it and calls nothing.

@@ -87,11 +87,15 @@ static void run_interp(struct cpu *cpu, uint64_t limit)
             break;
 }
 
-/* Everything is translated at its first execution. */
+/* Translates what it executes the first time; a small cache is emptied often. */
 static void attach_bt(struct cpu *cpu)
 {
-    const struct translator_options o = {.cache_size = 16 * MiB, .warm = 0};
+    struct translator_options o;
 
+    translator_options_default(&o);
+    o.warm = 0;
+    o.cache_size = 8 * MiB;
+    o.log_path = getenv("BT_LOG");
     translator_attach(cpu, &o);
 }
 

@@ -93,9 +93,23 @@ static void say(const struct test_case *t, const char *what, uint64_t got, uint6
 {
     char text[128] = "?";
     ZydisFormatter f;
+    static struct {
+        unsigned mnemonic;
+        const char *what;
+    } said[60];
 
-    if (++failures > 60)
-        return;
+    failures++;
+    for (unsigned i = 0; i < ARRAY_SIZE(said); i++) {
+        if (said[i].mnemonic == t->d.mnemonic && said[i].what == what)
+            return;
+        if (!said[i].what) {
+            said[i].mnemonic = t->d.mnemonic;
+            said[i].what = what;
+            break;
+        }
+        if (i + 1 == ARRAY_SIZE(said))
+            return;
+    }
     ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
     ZydisFormatterFormatInstruction(&f, &t->d, t->z, t->d.operand_count_visible, text, sizeof(text),
                                     0, NULL);
@@ -245,11 +259,8 @@ static void compare_host_form(struct test_case *t)
         wanted = ZYDIS_MNEMONIC_BSR;
     if (wanted == ZYDIS_MNEMONIC_TZCNT && !o->rep)
         wanted = ZYDIS_MNEMONIC_BSF;
-    if (t->in.mnemonic == ZYDIS_MNEMONIC_XCHG) /* F3 90 with REX.B: Zydis says PAUSE */
+    if (t->in.mnemonic == ZYDIS_MNEMONIC_XCHG)
         wanted = ZYDIS_MNEMONIC_XCHG;
-    switch (wanted) { /* by operand size under other names, as the host form has it */
-    default: break;
-    }
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder[8], code, n, &d, z))) {
         say(t, "host form valid", 0, 1);
         return;
@@ -294,7 +305,7 @@ static void compare_memory(struct test_case *t)
 
     for (unsigned i = 0; i < t->d.operand_count; i++)
         if (t->z[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-            t->z[i].visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+            (t->o.kind == KIND_STRING || t->z[i].visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN))
             m = &t->z[i];
     if (o->kind == KIND_STRING) {
         SAME(t, "string width", o->mem_size, m ? m->size / 8 : 0);
@@ -328,20 +339,257 @@ static void compare_flags(struct test_case *t)
     const struct bt_insn *o = &t->o;
     const ZydisAccessedFlags *f = t->d.cpu_flags;
     uint32_t read = f ? f->tested & RFLAGS_STATUS : 0;
-    uint32_t set = f ? (f->modified | f->set_0 | f->set_1 | f->undefined) & RFLAGS_STATUS : 0;
+    uint32_t changed = f ? (f->modified | f->set_0 | f->set_1 | f->undefined) & RFLAGS_STATUS : 0;
+    uint32_t set = changed;
+    ZydisMnemonic m = t->d.mnemonic;
+    bool carry = m == ZYDIS_MNEMONIC_RCL || m == ZYDIS_MNEMONIC_RCR;
+    bool shift = t->d.meta.category == ZYDIS_CATEGORY_SHIFT ||
+                 t->d.meta.category == ZYDIS_CATEGORY_ROTATE;
 
+    /* A count of 0 leaves all as it is; one that is not known may. */
+    if (shift && o->unit == UNIT_INTEGER && o->encoding == ENC_LEGACY) {
+        unsigned count = (unsigned)o->imm & (o->operand_size == 8 ? 63 : 31);
+
+        if (!o->has_imm)
+            count = o->implicit_read ? 0 : 1;
+        if (count == 0)
+            set = 0;
+        if (o->has_imm && count == 0)
+            read = changed = 0;
+        if (carry && count % (8u * o->operand_size + 1) == 0) /* once round: nothing moves */
+            set = 0;
+    }
+    /* What is undefined after BT is not changed by any processor. */
+    if (m == ZYDIS_MNEMONIC_BT || m == ZYDIS_MNEMONIC_BTS || m == ZYDIS_MNEMONIC_BTR ||
+        m == ZYDIS_MNEMONIC_BTC)
+        set = RFLAGS_CF;
+    if (o->kind == KIND_STRING && o->rep) { /* RCX may be 0; ZF is read after it was written */
+        read = set = 0;
+    }
+    if (o->kind == KIND_SYSCALL) { /* RFLAGS goes into R11, and is masked */
+        read = changed = RFLAGS_STATUS;
+        set = 0;
+    }
     SAME(t, "flags read", o->flags_read, read);
-    SAME(t, "flags changed", o->flags_changed, set);
-    SAME(t, "flags set beyond changed", o->flags_set & ~o->flags_changed, 0);
+    SAME(t, "flags changed", o->flags_changed, changed);
+    SAME(t, "flags set", o->flags_set, set);
+}
+
+/* What we mean and Zydis has otherwise. */
+static void adjust_registers(const struct test_case *t, struct sets *s)
+{
+    ZydisInstructionCategory category = t->d.meta.category;
+
+    /* The destination is kept when the condition is false, or the source is zero. */
+    if (category == ZYDIS_CATEGORY_CMOV ||
+        (!t->o.rep && t->o.map == 1 && (t->o.opcode == 0xbc || t->o.opcode == 0xbd)))
+        s->read |= 1u << t->o.reg;
+    /* AH is named nowhere: RAX is touched. */
+    if (t->d.mnemonic == ZYDIS_MNEMONIC_LAHF || t->d.mnemonic == ZYDIS_MNEMONIC_SAHF)
+        s->high = 0;
+    if (t->o.kind == KIND_STRING) { /* the indices move, also where Zydis does not say so */
+        unsigned move = t->in.opcode & 0x0e;
+        bool source = move == 4 || move == 6 || move == 0xc, destination = move != 0xc;
+
+        s->write |= (unsigned)source << GPR_RSI | (unsigned)destination << GPR_RDI;
+        s->read |= (unsigned)source << GPR_RSI | (unsigned)destination << GPR_RDI;
+        s->read |= (unsigned)(t->o.rep && move == 0xc) << GPR_RAX;
+    }
+    if (t->o.kind == KIND_NOP)
+        *s = (struct sets){0};
+    /* Implicit registers written in part, or perhaps, are read. */
+    for (unsigned i = 0; i < 16; i++)
+        if (t->o.implicit_write >> i & 1 && s->write_size[i] < 4)
+            s->read |= 1u << i;
 }
 
 static void compare_registers(struct test_case *t)
 {
     struct sets a = sets_of_parser(&t->o), b = sets_of_zydis(t);
 
+    adjust_registers(t, &b);
     SAME(t, "GPRs read", a.read, b.read);
     SAME(t, "GPRs written", a.write, b.write);
     SAME(t, "high bytes", a.high, b.high);
+}
+
+/* ---- branches, stack and the rest ------------------------------------------------------------ */
+
+static void compare_control(struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    const struct insn *in = &t->in;
+    uint64_t mask = o->operand_size < 8 ? BIT(8 * o->operand_size) - 1 : UINT64_MAX;
+
+    compare_registers(t);
+    compare_flags(t);
+    switch ((enum parse_kind)o->kind) {
+    case KIND_JCC: SAME(t, "condition", o->cond, in->form); /* fall through */
+    case KIND_JMP:
+    case KIND_CALL:
+    case KIND_LOOP:
+        SAME(t, "displacement of branch", o->rel, in->imm);
+        SAME(t, "operand size", o->operand_size, in->stack_size);
+        SAME(t, "opcode", o->opcode, in->opcode);
+        break;
+    case KIND_RET:
+        SAME(t, "bytes dropped", o->imm, in->op[0].kind == OPERAND_IMM ? in->imm & 0xffff : 0);
+        SAME(t, "operand size", o->operand_size, in->stack_size);
+        break;
+    case KIND_PUSH:
+        SAME(t, "immediate", o->has_imm, in->op[0].kind == OPERAND_IMM);
+        if (o->has_imm)
+            SAME(t, "immediate", (uint64_t)o->imm & mask, in->imm & mask); /* fall through */
+    case KIND_POP:
+    case KIND_PUSHF:
+    case KIND_POPF:
+    case KIND_LEAVE:
+    case KIND_CALL_IND:
+    case KIND_JMP_IND: SAME(t, "operand size", o->operand_size, in->stack_size); break;
+    case KIND_IRET: SAME(t, "operand size", o->operand_size, in->operand_size); break;
+    case KIND_IN:
+    case KIND_OUT: {
+        const struct insn_operand *port = &in->op[o->kind == KIND_IN ? 1 : 0];
+
+        SAME(t, "operand size", o->operand_size, in->op[o->kind == KIND_IN ? 0 : 1].size);
+        SAME(t, "port given", o->has_imm, port->kind == OPERAND_IMM);
+        if (o->has_imm)
+            SAME(t, "port", o->imm, in->imm & 0xff);
+        break;
+    }
+    case KIND_STRING:
+        SAME(t, "operand size", o->operand_size, MAX(1, in->operand_size));
+        SAME(t, "opcode", o->opcode, in->opcode);
+        SAME(t, "repeated",
+             o->rep == 0xf3   ? PREFIX_REP
+             : o->rep == 0xf2 ? PREFIX_REPNE
+                              : 0,
+             in->prefix & (PREFIX_REP | PREFIX_REPNE));
+        SAME(t, "segment", o->segment, in->segment);
+        break;
+    case KIND_MOV_TO_CR:
+        SAME(t, "control register", o->reg, in->op[0].reg);
+        SAME(t, "GPR", o->rm, in->op[1].reg);
+        break;
+    case KIND_MOV_FROM_CR:
+        SAME(t, "control register", o->reg, in->op[1].reg);
+        SAME(t, "GPR", o->rm, in->op[0].reg);
+        break;
+    default: break;
+    }
+}
+
+/* ---- what is left to the interpreter --------------------------------------------------------- */
+
+static const uint16_t interpreters[] = {
+#define M(name) ZYDIS_MNEMONIC_##name
+    M(AAA),       M(AAD),          M(AAM),           M(AAS),           M(DAA),       M(DAS),
+    M(SALC),      M(XLAT),         M(ARPL),          M(BOUND),         M(INTO),      M(INT),
+    M(INT1),      M(INT3),         M(LDS),           M(LES),           M(LFS),       M(LGS),
+    M(LSS),       M(PUSHA),        M(PUSHAD),        M(POPA),          M(POPAD),     M(ENTER),
+    M(CLFLUSH),   M(CLFLUSHOPT),   M(CLWB),          M(CLZERO),        M(CLTS),      M(CPUID),
+    M(CMPXCHG8B), M(CMPXCHG16B),   M(HLT),           M(INSB),          M(INSW),      M(INSD),
+    M(OUTSB),     M(OUTSW),        M(OUTSD),         M(INVD),          M(WBINVD),    M(INVPCID),
+    M(LAR),       M(LSL),          M(LGDT),          M(LIDT),          M(LLDT),      M(LMSW),
+    M(LTR),       M(SGDT),         M(SIDT),          M(SLDT),          M(SMSW),      M(STR),
+    M(VERR),      M(VERW),         M(MONITOR),       M(MWAIT),         M(RDPID),     M(RDPMC),
+    M(RDRAND),    M(RDSEED),       M(RDTSCP),        M(RSM),           M(SERIALIZE), M(SYSENTER),
+    M(SYSEXIT),   M(XGETBV),       M(XSETBV),        M(FXSAVE),        M(FXSAVE64),  M(FXRSTOR),
+    M(FXRSTOR64), M(XSAVE),        M(XSAVE64),       M(XSAVEC),        M(XSAVEC64),  M(XSAVEOPT),
+    M(XSAVES),    M(XSAVES64),     M(XSAVEOPT64),    M(XRSTOR),        M(XRSTOR64),  M(XRSTORS),
+    M(XRSTORS64), M(FLDENV),       M(FNSTENV),       M(FNSAVE),        M(FRSTOR),    M(UD0),
+    M(UD1),       M(FENI8087_NOP), M(FDISI8087_NOP), M(FSETPM287_NOP), M(VMCALL),    M(VMMCALL),
+#undef M
+};
+
+static bool has_prefix(const struct test_case *t, uint8_t value)
+{
+    for (unsigned i = 0; i < t->d.raw.prefix_count; i++)
+        if (t->d.raw.prefixes[i].value == value)
+            return true;
+    return false;
+}
+
+/* Mask registers and, for EVEX, general registers in ModRM.rm: there is a bit too many. */
+static bool names_too_many(const struct test_case *t, ZydisRegister r)
+{
+    if (ZydisRegisterGetClass(r) == ZYDIS_REGCLASS_MASK)
+        return t->d.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX
+                   ? !t->d.raw.vex.B
+                   : !t->d.raw.evex.B || !t->d.raw.evex.X;
+    return is_gpr(r) && t->d.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && !t->d.raw.evex.X;
+}
+
+/* May the parser not know this valid instruction? */
+static bool fallback_is_meant(const struct test_case *t)
+{
+    bool segment = false, memory = false, extra = false;
+    struct simd_spec spec;
+
+    if (simd_describe(&t->in, &t->d, t->z, &spec)) {
+        for (unsigned i = 0; i < spec.features; i++)
+            if (!cpu_has(t->cpu, (enum cpu_feature)spec.feature[i]))
+                return true;
+        if (spec.kind == SIMD_ZERO)
+            return t->code_size != 8;
+        if (spec.kind != SIMD_HOST || (spec.class == SIMD_SSE && spec.use & SIMD_USES_FX))
+            return true;
+    }
+    for (unsigned i = 0; i < ARRAY_SIZE(interpreters); i++)
+        if (interpreters[i] == t->d.mnemonic)
+            return true;
+    for (unsigned i = 0; i < t->d.operand_count_visible; i++) {
+        memory |= t->z[i].type == ZYDIS_OPERAND_TYPE_MEMORY;
+        if (t->z[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
+            continue;
+        if (t->z[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            extra |= names_too_many(t, t->z[i].reg.value);
+        segment |= ZydisRegisterGetClass(t->z[i].reg.value) == ZYDIS_REGCLASS_SEGMENT ||
+                   ZydisRegisterGetClass(t->z[i].reg.value) == ZYDIS_REGCLASS_DEBUG;
+    }
+    if (segment || extra || t->d.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return true;
+    /* [EIP + n] */
+    if (memory && t->in.base == REG_RIP && t->in.address_size == 4)
+        return true;
+    /* Both mean something for vectors, nothing for x87; nobody writes them. */
+    if (has_prefix(t, 0xf2) && has_prefix(t, 0xf3))
+        return true;
+    /* Near branches with 66: processors differ. */
+    if (t->code_size == 8 && has_prefix(t, 0x66) && !t->d.raw.rex.W &&
+        t->d.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
+        return true;
+    if (t->d.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && t->code_size != 8)
+        return !t->d.raw.vex.B || !(t->d.raw.vex.vvvv & 8);
+    if (t->d.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && t->code_size != 8)
+        return !t->d.raw.evex.B || !t->d.raw.evex.R2 || !t->d.raw.evex.V2 ||
+               !(t->d.raw.evex.vvvv & 8);
+    switch (t->d.mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC: /* which memory is touched depends on the register */
+        return memory && t->d.opcode != 0xba;
+    case ZYDIS_MNEMONIC_BSWAP: return t->z[0].size == 16;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR: return has_prefix(t, 0xf2);
+    case ZYDIS_MNEMONIC_MOVSXD: return has_prefix(t, 0x66) && !t->d.raw.rex.W;
+    case ZYDIS_MNEMONIC_INVLPG:
+    case ZYDIS_MNEMONIC_SWAPGS:
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE:
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE: return t->d.raw.prefix_count != 0; /* prefixes without meaning */
+    case ZYDIS_MNEMONIC_LFENCE:
+    case ZYDIS_MNEMONIC_MFENCE:
+    case ZYDIS_MNEMONIC_SFENCE: return (t->d.raw.modrm.rm) != 0;
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET: return t->code_size != 8;
+    case ZYDIS_MNEMONIC_MOV: /* to and from an absolute address of 64 bits; CR0 as CR8 on AMD */
+        return (t->d.opcode >= 0xa0 && t->d.opcode <= 0xa3 && t->code_size == 8) ||
+               has_prefix(t, 0xf0);
+    default: return false;
+    }
 }
 
 /* ---- one case -------------------------------------------------------------------------------- */
@@ -375,6 +623,8 @@ static void compare(struct test_case *t)
         if (o->length && result == DECODE_OK)
             SAME(t, "length", o->length, t->in.length);
         SAME(t, "flags of fallback", o->flags_changed, RFLAGS_STATUS);
+        if (!t->undefined && !fallback_is_meant(t))
+            say(t, "fallback", 0, 1);
         return;
     }
     if (t->undefined) {
@@ -389,9 +639,12 @@ static void compare(struct test_case *t)
     if (o->kind == KIND_COPY) {
         copied++;
         copied_slow += o->unit != UNIT_INTEGER;
-        compare_registers(t);
+        if (t->in.mnemonic == t->d.mnemonic) /* not F3 90 with REX.B: Zydis says PAUSE */
+            compare_registers(t);
         compare_flags(t);
         compare_host_form(t);
+    } else {
+        compare_control(t);
     }
 }
 
@@ -435,11 +688,47 @@ static void every_opcode(const struct cpu *cpu, unsigned code_size)
                 one(cpu, code_size, "", map, opcode, modrm);
 }
 
+/* Random fields, now and then one that is reserved. */
+static void vex_once(const struct cpu *cpu, unsigned code_size, unsigned map, unsigned opcode)
+{
+    struct test_case t = {.cpu = cpu, .code_size = code_size, .size = 15};
+    unsigned n = 0, r = (unsigned)rng(), vvvv = r & 0x100 ? 15 : r >> 4 & 15;
+
+    if (r & 0x200 && map == 1) {
+        t.bytes[n++] = 0xc5;
+        t.bytes[n++] = (uint8_t)((r & 0x80) | vvvv << 3 | (r >> 16 & 7));
+    } else {
+        t.bytes[n++] = 0xc4;
+        t.bytes[n++] = (uint8_t)((r & 0xe0) | map);
+        t.bytes[n++] = (uint8_t)((r >> 12 & 0x80) | vvvv << 3 | (r >> 16 & 7));
+    }
+    t.bytes[n++] = (uint8_t)opcode;
+    for (uint64_t x = rng(); n < 15; x = x >> 8 ? x >> 8 : rng())
+        t.bytes[n++] = (uint8_t)x;
+    compare(&t);
+}
+
+static void evex_once(const struct cpu *cpu, unsigned code_size, unsigned map, unsigned opcode)
+{
+    struct test_case t = {.cpu = cpu, .code_size = code_size, .size = 15};
+    unsigned n = 0, r = (unsigned)rng(), vvvv = r & 0x100 ? 15 : r >> 4 & 15;
+
+    t.bytes[n++] = 0x62;
+    t.bytes[n++] = (uint8_t)((r & 0xf0) | map);
+    t.bytes[n++] = (uint8_t)((r >> 12 & 0x80) | vvvv << 3 | (r & 0xfe00 ? 4 : 0) | (r >> 16 & 3));
+    t.bytes[n++] = (uint8_t)((rng() & 0xf7) | (vvvv == 15 ? 8 : r >> 20 & 8));
+    t.bytes[n++] = (uint8_t)opcode;
+    for (uint64_t x = rng(); n < 15; x = x >> 8 ? x >> 8 : rng())
+        t.bytes[n++] = (uint8_t)x;
+    compare(&t);
+}
+
 static void summary(void)
 {
-    print_message("%u compared, %u copied of which %u by vector and x87 units, %u not parsed\n",
-                  compared, copied, copied_slow, kinds[KIND_FALLBACK]);
+    printf("# %u compared, %u copied of which %u by vector and x87 units, %u not parsed\n",
+           compared, copied, copied_slow, kinds[KIND_FALLBACK]);
     assert_int_equal(failures, 0);
+    compared = copied = copied_slow = kinds[KIND_FALLBACK] = 0;
 }
 
 static void legacy_encodings_64(void **state)
@@ -460,12 +749,56 @@ static void legacy_encodings_16(void **state)
     summary();
 }
 
+static void vex_encodings(void **state)
+{
+    for (unsigned map = 1; map < 4; map++)
+        for (unsigned opcode = 0; opcode < 256; opcode++)
+            for (unsigned i = 0; i < 300; i++)
+                vex_once(cpu_max, i % 3 ? 8 : i % 2 ? 4 : 2, map, opcode);
+    summary();
+}
+
+static void evex_encodings(void **state)
+{
+    for (unsigned map = 1; map < 7; map++)
+        for (unsigned opcode = 0; opcode < 256; opcode++)
+            for (unsigned i = 0; i < 400; i++)
+                evex_once(cpu_max, i % 3 ? 8 : i % 2 ? 4 : 2, map, opcode);
+    summary();
+}
+
+/* A processor that lacks much. */
+static void features_count(void **state)
+{
+    every_opcode(cpu_old, 8);
+    for (unsigned map = 1; map < 4; map++)
+        for (unsigned opcode = 0; opcode < 256; opcode++)
+            for (unsigned i = 0; i < 30; i++)
+                vex_once(cpu_old, 8, map, opcode);
+    summary();
+}
+
+static void random_bytes(void **state)
+{
+    static const uint8_t sizes[3] = {2, 4, 8};
+
+    for (unsigned i = 0; i < 300000; i++) {
+        struct test_case t = {.cpu = cpu_max, .code_size = sizes[i % 3], .size = 15};
+
+        for (unsigned n = 0; n < 15; n++)
+            t.bytes[n] = (uint8_t)(rng() >> 13);
+        compare(&t);
+    }
+    summary();
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(legacy_encodings_64),
-        cmocka_unit_test(legacy_encodings_32),
-        cmocka_unit_test(legacy_encodings_16),
+        cmocka_unit_test(legacy_encodings_64), cmocka_unit_test(legacy_encodings_32),
+        cmocka_unit_test(legacy_encodings_16), cmocka_unit_test(vex_encodings),
+        cmocka_unit_test(evex_encodings),      cmocka_unit_test(features_count),
+        cmocka_unit_test(random_bytes),
     };
 
     return cmocka_run_group_tests_name("parse", tests, setup, teardown);
