@@ -78,7 +78,8 @@ int cache_new(struct translator *t, struct error *err)
         return error_set(err, ENOMEM,
                          "the host refuses memory that can be executed, or address space for the "
                          "code cache: use --engine interp");
-    t->block_count = t->page_count = t->site_count = t->link_count = 1; /* 0: none */
+    t->block_count = t->page_count = t->link_count = 1; /* 0: none */
+    t->site_count = SITES_FIXED;
     return 0;
 }
 
@@ -152,7 +153,8 @@ void cache_empty(struct translator *t)
     }
     memset(t->hash, 0, sizeof(*t->hash) << BLOCK_HASH_BITS);
     memset(t->pages, 0, sizeof(*t->pages) * t->page_count);
-    t->block_count = t->page_count = t->site_count = t->link_count = 1;
+    t->block_count = t->page_count = t->link_count = 1;
+    t->site_count = SITES_FIXED;
     t->fault_count = 0;
     t->used = t->first;
     t->stats.flushes++;

@@ -80,7 +80,7 @@ static void on_fault(int sig, siginfo_t *info, void *context)
         if (f->borrowed != NO_REG)
             g[greg_of[f->borrowed]] = (greg_t)c->context->spill;
         c->context->fault_offset = f->offset;
-        c->context->site = 1;
+        c->context->site = SITE_OF_FAULT;
         g[GREG_RIP] = (greg_t)(uintptr_t)(f->flags_live ? t->stub.leave_hw : t->stub.leave_saved);
         return;
     }

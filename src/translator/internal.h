@@ -87,6 +87,9 @@ enum site_kind {
     SITE_FAULT,    /* a host fault: context.fault_offset */
 };
 
+/* Sites that no block owns. */
+enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
+
 /* A place where translated code may leave. */
 struct site {
     uint32_t block;

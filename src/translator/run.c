@@ -697,9 +697,8 @@ static struct translator *translator_new(const struct translator_options *o, str
         free(t);
         return NULL;
     }
-    t->site_count = 2;
-    t->sites[0].kind = SITE_INDIRECT;
-    t->sites[1].kind = SITE_FAULT;
+    t->sites[SITE_OF_INDIRECT].kind = SITE_INDIRECT;
+    t->sites[SITE_OF_FAULT].kind = SITE_FAULT;
     stubs_make(t);
     tools_open(t);
     fault_setup();

@@ -260,7 +260,7 @@ void stubs_make(struct translator *t)
     emit_fix(e, skip, e->at);
     emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
     emit_store(e, CTX(target), RCX, 8);
-    emit_store_imm32(e, CTX(site), 0); /* site 0: indirect */
+    emit_store_imm32(e, CTX(site), SITE_OF_INDIRECT);
     emit_jmp_to(e, t->rw + (t->stub.leave_saved - t->rx));
 
     /* ret_miss: the expected address is not on top; look some frames down (longjmp, exceptions). */

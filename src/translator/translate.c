@@ -1065,6 +1065,9 @@ static void emit_copy(struct xlate *x)
             for (unsigned role = 0; role < 3; role++)
                 if (p.host[role] < 16)
                     used |= (uint16_t)BIT(p.host[role]);
+            for (unsigned i = 0; i < p.n; i++)
+                if (host_of[p.guest[i]] != NO_REG)
+                    used |= (uint16_t)BIT(host_of[p.guest[i]]);
             if (mem) {
                 if (m.base < 16)
                     used |= (uint16_t)BIT(m.base);
