@@ -154,7 +154,7 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
         return 0;
     }
     if (r->o->shrink) {
-        ret = case_shrink(r->guest, &c, &r->err);
+        ret = case_shrink(r->guest, &c, false, &r->err);
         if (ret < 0)
             return ret;
     }
@@ -274,8 +274,17 @@ static int run_mode(struct run *r, unsigned mode)
 
         for (; count < BATCH && n < end; count++)
             generator_make(g, n++, &native_cases()[count]);
-        if (o->one)
+        if (o->one) {
             case_print(native_cases(), stdout);
+            if (r->guest && o->shrink && case_crashes(r->guest, native_cases())) {
+                static struct test_case c;
+
+                c = native_cases()[0];
+                case_shrink(r->guest, &c, true, &r->err);
+                printf("CRASH, of which this is enough:\n");
+                case_print(&c, stdout);
+            }
+        }
         ret = native_run(count, &r->err);
         if (ret < 0)
             return ret;
