@@ -321,6 +321,13 @@ struct guest *guest_new(const struct guest_engine *e, struct error *err)
     return g;
 }
 
+struct guest *guest_again(const struct guest *g)
+{
+    struct error err = {0};
+
+    return guest_new(g->tested->engine, &err);
+}
+
 void guest_free(struct guest *g)
 {
     if (!g)

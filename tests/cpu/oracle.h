@@ -293,6 +293,7 @@ struct seen {
 
 struct guest;
 struct guest *guest_new(const struct guest_engine *e, struct error *err);
+struct guest *guest_again(const struct guest *g); /* another one of the kind, or NULL */
 void guest_free(struct guest *g);
 /* First in the pilot, for what there is to know, then in the engine. */
 void guest_run(struct guest *g, const struct test_case *c, struct outcome *out, struct seen *seen,
