@@ -15,8 +15,8 @@
 #include "oracle.h"
 
 #include "interp/interp.h"
-#include "translator/translator.h"
 #include "memory/ram.h"
+#include "translator/translator.h"
 #include "x86/mmu.h"
 #include "x86/model.h"
 
