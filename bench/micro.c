@@ -434,7 +434,7 @@ static uint64_t run_x87(void)
 
 static uint64_t run_memcpy(void)
 {
-    for (int i = 0; i < 60; i++)
+    for (int i = 0; i < 600; i++)
         memcpy(buffer + (17 + i % 8) * MIB, buffer + (i % 8) * MIB, MIB);
     return fnv(0, buffer + 20 * MIB, 4096);
 }
@@ -442,7 +442,7 @@ static uint64_t run_memcpy(void)
 /* Blocks that the C library copies by vector loads and stores, not by rep movsb. */
 static uint64_t run_memcpy_small(void)
 {
-    for (int i = 0; i < 2000; i++)
+    for (int i = 0; i < 20000; i++)
         for (int j = 0; j < 64; j++)
             memcpy(buffer + 17 * MIB + j * 1024, buffer + (i & 15) * 1024 + j * 16, 700 + i % 64);
     return fnv(0, buffer + 17 * MIB, 65536);
@@ -450,7 +450,7 @@ static uint64_t run_memcpy_small(void)
 
 static uint64_t run_rep_movsb(void)
 {
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 300; i++) {
         void *to = buffer + (17 + i % 8) * MIB;
         const void *from = buffer + (i % 8) * MIB;
         size_t count = MIB;
@@ -461,7 +461,7 @@ static uint64_t run_rep_movsb(void)
 
 static uint64_t run_rep_stosb(void)
 {
-    for (int i = 0; i < 60; i++) {
+    for (int i = 0; i < 600; i++) {
         void *to = buffer + (17 + i % 8) * MIB;
         size_t count = MIB;
         __asm__ volatile("rep stosb" : "+D"(to), "+c"(count) : "a"(i) : "memory");
@@ -702,10 +702,10 @@ static void *thread_work(void *memory)
     uint8_t *p = (uint8_t *)memory + 4096;
     uint64_t sum = 0;
 
-    for (unsigned i = 0; i < 30; i++)
+    for (unsigned i = 0; i < 60; i++)
         sum += sieve(p, MIB / 2 + i) + crc32_bitwise(p, MIB / 8);
     memset(p, 0, 4096 * 8);
-    *result = sum + interpret((uint64_t *)p, 4000000) + fib_direct(32);
+    *result = sum + interpret((uint64_t *)p, 8000000) + fib_direct(34);
     return NULL;
 }
 
