@@ -5,11 +5,11 @@
 #include "boards/board.h"
 #include "chardev/chardev.h"
 #include "cli/cli.h"
-#include "translator/translator.h"
 #include "cli/console.h"
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "event/loop.h"
+#include "translator/translator.h"
 
 #include <errno.h>
 #include <signal.h>

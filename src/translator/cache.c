@@ -3,20 +3,21 @@
  *
  * The cache is one memfd mapped twice: once readable and writable, once readable and executable, so
  * that no page is ever both. It is filled from the front; what is invalidated stays as waste until
- * the cache is full, then everybody leaves and it starts again from nothing (a guest refills what it
- * uses within milliseconds).
+ * the cache is full, then everybody leaves and it starts again from nothing (a guest refills what
+ * it uses within milliseconds).
  *
  * Rules an editor must keep:
- *  - A block is found by guest-physical page (by name, an index into `pages`), offset and key, never
- *    by linear address. The hash is read without the lock: an entry is complete before it is put in,
- *    and is only ever taken out by replacing one index.
- *  - A page that has a name has RAM_CODE set, and no vCPU of ours may keep a write entry for it in a
- *    TLB when the first block is translated from it.
+ *  - A block is found by guest-physical page (by name, an index into `pages`), offset and key,
+ * never by linear address. The hash is read without the lock: an entry is complete before it is put
+ * in, and is only ever taken out by replacing one index.
+ *  - A page that has a name has RAM_CODE set, and no vCPU of ours may keep a write entry for it in
+ * a TLB when the first block is translated from it.
  *  - Code that others may be executing changes only in aligned words: the displacement of a jump
  *    never straddles eight bytes.
  *  - Order of an invalidation: out of the hash; links into it go back to their stubs; then every
- *    vCPU is told (code_gone, poll) to forget jump entries and return stacks. Until it hears, it may
- *    go on in the old code, as a processor may until it serialises; the vCPU that wrote hears at once.
+ *    vCPU is told (code_gone, poll) to forget jump entries and return stacks. Until it hears, it
+ * may go on in the old code, as a processor may until it serialises; the vCPU that wrote hears at
+ * once.
  */
 #include "translator/internal.h"
 
@@ -29,8 +30,8 @@
 
 static void *reserve(size_t size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
 
     return p == MAP_FAILED ? NULL : p;
 }
@@ -148,8 +149,7 @@ void cache_empty(struct translator *t)
 
         if (names)
             names[p->offset >> RAM_PAGE_BITS] = 0;
-        atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS],
-                         (unsigned char)~RAM_CODE);
+        atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS], (unsigned char)~RAM_CODE);
     }
     memset(t->hash, 0, sizeof(*t->hash) << BLOCK_HASH_BITS);
     memset(t->pages, 0, sizeof(*t->pages) * t->page_count);
@@ -174,8 +174,7 @@ static bool others_hold_writes(struct translator *t, struct bt_cpu *c)
     for (unsigned i = 0; i < t->cpu_count; i++) {
         struct bt_cpu *o = t->cpus[i];
 
-        if (o != c && o->inside && !o->flushing &&
-            (atomic_load(&o->cpu->events) & CPU_EVENT_FLUSH))
+        if (o != c && o->inside && !o->flushing && (atomic_load(&o->cpu->events) & CPU_EVENT_FLUSH))
             return true;
     }
     return false;

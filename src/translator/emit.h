@@ -271,7 +271,7 @@ static inline void emit_jmp_to(struct emitter *e, const uint8_t *target)
 /* The flags that LAHF and SETO take go to `m`; clobbers RAX. */
 static inline void emit_save_flags(struct emitter *e, struct mem m)
 {
-    emit8(e, 0x9f);                         /* lahf */
+    emit8(e, 0x9f);                                 /* lahf */
     emit8(e, 0x0f), emit8(e, 0x90), emit8(e, 0xc0); /* seto al */
     emit_store(e, m, RAX, 2);
 }

@@ -2,16 +2,16 @@
  * fault.c - host faults in translated code.
  *
  * A division, an unmasked floating-point exception, a misaligned aligned-move: the host takes the
- * guest's fault. The instruction has changed nothing yet (translate.c), so the handler lets the code
- * leave through its ordinary door as if it had asked for the interpreter there, which executes the
- * instruction again and raises what is to be raised. The side table block.faults tells which guest
- * instruction it is, where the flags are and whether a register was borrowed.
+ * guest's fault. The instruction has changed nothing yet (translate.c), so the handler lets the
+ * code leave through its ordinary door as if it had asked for the interpreter there, which executes
+ * the instruction again and raises what is to be raised. The side table block.faults tells which
+ * guest instruction it is, where the flags are and whether a register was borrowed.
  *
  * The stack of paired calls ends at a page that cannot be written: when a call runs into it, the
  * stack starts again (all its returns then take the slower way) and the call is executed again.
  *
- * Signals run on a stack of their own: RSP is not a stack a handler may use. Faults anywhere else go
- * to whoever had the signal before.
+ * Signals run on a stack of their own: RSP is not a stack a handler may use. Faults anywhere else
+ * go to whoever had the signal before.
  */
 #include "translator/internal.h"
 
@@ -97,8 +97,8 @@ static void install(void)
     static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 
     for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
-        struct sigaction now, action = {.sa_sigaction = on_fault,
-                                        .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+        struct sigaction now,
+            action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 
         sigemptyset(&action.sa_mask);
         sigaction(signals[i], &action, &now);
@@ -119,8 +119,8 @@ void fault_thread(struct bt_cpu *c)
     current = c;
     if (!c || signal_stack)
         return;
-    signal_stack = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                        -1, 0);
+    signal_stack = mmap(NULL, SIGNAL_STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+                        0);
     if (signal_stack == MAP_FAILED)
         abort();
     sigaltstack(&(stack_t){.ss_sp = signal_stack, .ss_size = SIGNAL_STACK}, NULL);

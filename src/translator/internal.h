@@ -24,17 +24,18 @@ enum { CONTEXT_SLOTS = 16 };
 
 /* In the GS area behind struct cpu; also mapped for C at bt_cpu.context. */
 struct bt_context {
-    /* RIP of the first byte of the page of code under way: RIP is this plus an offset below 4096. */
+    /* RIP of the first byte of the page of code under way: RIP is this plus an offset below 4096.
+     */
     uint64_t page_rip;
-    uint64_t target;         /* where an indirect branch goes */
-    _Atomic uint32_t poll;   /* 0: leave at the next poll */
-    uint32_t flags;          /* AX after LAHF and SETO AL */
-    uint64_t cpu;            /* struct cpu as C knows it */
-    uint64_t host_sp, c_sp;  /* RSP of the other side */
-    uint64_t a, c;           /* RAX and RCX where the code left */
-    uint32_t site;           /* where it left */
+    uint64_t target;        /* where an indirect branch goes */
+    _Atomic uint32_t poll;  /* 0: leave at the next poll */
+    uint32_t flags;         /* AX after LAHF and SETO AL */
+    uint64_t cpu;           /* struct cpu as C knows it */
+    uint64_t host_sp, c_sp; /* RSP of the other side */
+    uint64_t a, c;          /* RAX and RCX where the code left */
+    uint32_t site;          /* where it left */
     uint8_t vec_live, x87_live;
-    uint8_t vec_resume;      /* load vectors when coming back */
+    uint8_t vec_resume;           /* load vectors when coming back */
     uint64_t slot[CONTEXT_SLOTS]; /* addends of checked ranges */
     uint64_t spill;               /* a borrowed register */
     uint64_t x87_rip;             /* of the last x87 instruction */
@@ -52,9 +53,9 @@ _Static_assert(sizeof(struct cpu) <= CONTEXT_AT, "two pages of struct cpu");
 _Static_assert(sizeof(struct bt_context) <= 4096, "one page of context");
 _Static_assert((int)AREA_HEAD_USED < (int)TLB_HEAD, "head");
 
-#define CPU(field) mem_gs(offsetof(struct cpu, field))
-#define CTX(field) mem_gs(CONTEXT_AT + offsetof(struct bt_context, field))
-#define GPR_MEM(r) mem_gs(offsetof(struct cpu, gpr) + 8 * (size_t)(r))
+#define CPU(field)  mem_gs(offsetof(struct cpu, field))
+#define CTX(field)  mem_gs(CONTEXT_AT + offsetof(struct bt_context, field))
+#define GPR_MEM(r)  mem_gs(offsetof(struct cpu, gpr) + 8 * (size_t)(r))
 #define SLOT_MEM(n) mem_gs(CONTEXT_AT + offsetof(struct bt_context, slot) + 8 * (size_t)(n))
 
 /* NO_REG: in memory. */
@@ -73,7 +74,8 @@ enum block_key {
     KEY_SSE = 1 << 8,
     KEY_AVX = 1 << 9,
     KEY_AVX512 = 1 << 10,
-    KEY_SINGLE = 1 << 11, /* no check covers more than one access: for code whose wider checks fail */
+    KEY_SINGLE =
+        1 << 11, /* no check covers more than one access: for code whose wider checks fail */
     KEY_CPL0 = 1 << 12,
 };
 
@@ -102,8 +104,8 @@ struct site {
 
 /* A host instruction that may fault by itself. */
 struct fault_point {
-    uint32_t host;   /* offset in the cache, of its first byte */
-    uint16_t offset; /* guest instruction, in the page */
+    uint32_t host;      /* offset in the cache, of its first byte */
+    uint16_t offset;    /* guest instruction, in the page */
     uint8_t flags_live; /* flags are in EFLAGS there, else in context.flags */
     uint8_t borrowed;   /* host register whose guest value is in context.spill, or NO_REG */
 };
@@ -119,7 +121,7 @@ struct link {
 };
 
 struct block {
-    uint32_t page; /* index into pages */
+    uint32_t page;           /* index into pages */
     uint16_t offset, length; /* guest bytes it was made from */
     uint32_t key;
     uint32_t start, entry_saved, end; /* in the cache; start is the entry with flags in EFLAGS */
@@ -221,13 +223,13 @@ struct bt_cpu {
     uint32_t key;           /* of the last entry */
     _Atomic bool code_gone; /* blocks were invalidated: forget what points at code */
     _Atomic bool inside, flushing;
-    bool owns;              /* translator_attach() */
-    bool want_empty;        /* the cache is full */
-    bool names_gone;        /* it was emptied */
+    bool owns;       /* translator_attach() */
+    bool want_empty; /* the cache is full */
+    bool names_gone; /* it was emptied */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
-    uint64_t fallback[FALLBACKS];  /* instructions left to the interpreter, by mnemonic */
-    uint8_t *warm;                 /* counters of cold code, by hash */
+    uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
+    uint8_t *warm;                /* counters of cold code, by hash */
     uint64_t executed;
     jmp_buf *outer;
     struct engine *engine;
@@ -273,8 +275,8 @@ uint64_t bt_slow(struct cpu *cpu);
 
 /* ---- fault.c -------------------------------------------------------------------------------- */
 
-void fault_setup(void);               /* once a process */
-void fault_thread(struct bt_cpu *c);  /* on each thread that runs translated code; NULL: no more */
+void fault_setup(void);              /* once a process */
+void fault_thread(struct bt_cpu *c); /* on each thread that runs translated code; NULL: no more */
 
 /* ---- tools.c -------------------------------------------------------------------------------- */
 

@@ -91,7 +91,7 @@ struct bt_insn {
                              point, aligned vector accesses. Not: its memory access */
 
     uint16_t sub_mnemonic; /* of a fallback, ZydisMnemonic: by the translator */
-    bool ends; /* for the translator: code does not simply go on behind this fallback */
+    bool ends;             /* for the translator: code does not simply go on behind this fallback */
 
     uint8_t needs; /* enum parse_needs: state without which the interpreter must have it */
 

@@ -8,12 +8,12 @@
  * answers with host code to continue at, or 0 to come back to the loop.
  *
  * Rules an editor must keep:
- *  - `inside` is set while translated code may run or be returned into. Who wants to empty the cache
- *    sets `stop`, waits until nobody else is inside, and must not hold the lock meanwhile.
+ *  - `inside` is set while translated code may run or be returned into. Who wants to empty the
+ * cache sets `stop`, waits until nobody else is inside, and must not hold the lock meanwhile.
  *  - bt_slow() may return an address only if nothing has happened that voids what the code relies
  *    on: the TLB (addends in slots), the mode, the code itself. resume_allowed() is that list.
- *  - Jump entries, code names and return stacks speak of linear addresses or of host code: the first
- *    die with the TLB, all of them when code goes (code_gone).
+ *  - Jump entries, code names and return stacks speak of linear addresses or of host code: the
+ * first die with the TLB, all of them when code goes (code_gone).
  */
 #include "translator/internal.h"
 
@@ -343,8 +343,7 @@ __attribute__((target("general-regs-only"))) uint64_t bt_fast(struct cpu *cpu)
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
         return 0;
-    if (!mmu_fill(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
-                  (enum mmu_access)s->access))
+    if (!mmu_fill(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode, (enum mmu_access)s->access))
         return 0;
     c->count[COUNT_FILL]++;
     return (uint64_t)(uintptr_t)(c->t->rx + s->retry);
@@ -651,8 +650,7 @@ static void table_made(struct cpu *cpu, struct tlb_table *table)
             MAP_FAILED ||
         mmap(table->head + CONTEXT_AT, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
              c->context_fd, 0) == MAP_FAILED) {
-        fprintf(stderr, "hospes: no memory for a vCPU's translation tables: %s\n",
-                strerror(errno));
+        fprintf(stderr, "hospes: no memory for a vCPU's translation tables: %s\n", strerror(errno));
         abort();
     }
 }
@@ -662,8 +660,7 @@ static uint8_t *stack_new(void)
     uint8_t *p = mmap(NULL, STACK_SIZE + 2 * STACK_GUARD, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
-    if (p == MAP_FAILED ||
-        mprotect(p + STACK_GUARD, STACK_SIZE, PROT_READ | PROT_WRITE) < 0)
+    if (p == MAP_FAILED || mprotect(p + STACK_GUARD, STACK_SIZE, PROT_READ | PROT_WRITE) < 0)
         abort();
     p += STACK_GUARD;
     for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 8)

@@ -2,8 +2,8 @@
  * stubs.c - the host code that stands before all translations: into and out of translated code,
  * and the shared ends of indirect branches.
  *
- * Leaving happens in two steps. The first saves only what C may clobber and asks bt_fast(), which is
- * compiled for general registers and answers the common question (a TLB entry to fill) with an
+ * Leaving happens in two steps. The first saves only what C may clobber and asks bt_fast(), which
+ * is compiled for general registers and answers the common question (a TLB entry to fill) with an
  * address to go on at. When it has no answer, the rest is saved, the vector and x87 state too if it
  * is in the registers, and bt_slow() does whatever is to be done, with all of struct cpu valid but
  * RIP and the status flags, which it works out itself.
@@ -15,10 +15,10 @@
 static const uint8_t host_volatile[] = {RDX, RSI, RDI, R8, R9, R10, R11};
 
 const uint8_t host_of[GPR_COUNT] = {
-    [GPR_RAX] = R10, [GPR_RCX] = R11,    [GPR_RDX] = RDX,    [GPR_RBX] = RBX,
-    [GPR_RSP] = R15, [GPR_RBP] = RBP,    [GPR_RSI] = RSI,    [GPR_RDI] = RDI,
-    [GPR_R8] = R8,   [GPR_R9] = R9,      [GPR_R10] = NO_REG, [GPR_R11] = NO_REG,
-    [GPR_R12] = R12, [GPR_R13] = R13,    [GPR_R14] = R14,    [GPR_R15] = NO_REG,
+    [GPR_RAX] = R10, [GPR_RCX] = R11, [GPR_RDX] = RDX,    [GPR_RBX] = RBX,
+    [GPR_RSP] = R15, [GPR_RBP] = RBP, [GPR_RSI] = RSI,    [GPR_RDI] = RDI,
+    [GPR_R8] = R8,   [GPR_R9] = R9,   [GPR_R10] = NO_REG, [GPR_R11] = NO_REG,
+    [GPR_R12] = R12, [GPR_R13] = R13, [GPR_R14] = R14,    [GPR_R15] = NO_REG,
 };
 
 static bool is_volatile(unsigned host)

@@ -82,8 +82,8 @@ void log_block(struct translator *t, const struct block *b, uint8_t *const *host
     const uint8_t *from = t->rw + MIN(b->start, b->entry_saved);
 
     fprintf(f, "block %u: %s+%#lx, key %#x, %u instructions, %u -> %u bytes, host %#lx\n",
-            (unsigned)(b - t->blocks), p->ram->name, (unsigned long)(p->offset + b->offset),
-            b->key, b->instructions, b->length, b->end - b->start,
+            (unsigned)(b - t->blocks), p->ram->name, (unsigned long)(p->offset + b->offset), b->key,
+            b->instructions, b->length, b->end - b->start,
             (unsigned long)(uintptr_t)(t->rx + b->start));
     for (unsigned i = 0; i <= count; i++) {
         const uint8_t *to = host[i];
@@ -145,17 +145,18 @@ void print_stats(struct translator *t, void *file)
             flushes += c->cpu->tlb->flushes;
         }
     }
-    fprintf(f, "translator: %lu blocks, %lu instructions, %lu guest bytes -> %lu host bytes "
-               "(%.1f times)\n",
+    fprintf(f,
+            "translator: %lu blocks, %lu instructions, %lu guest bytes -> %lu host bytes "
+            "(%.1f times)\n",
             (unsigned long)s->translated_blocks, (unsigned long)s->translated_instructions,
             (unsigned long)s->guest_bytes, (unsigned long)s->host_bytes,
             s->guest_bytes ? (double)s->host_bytes / (double)s->guest_bytes : 0);
-    fprintf(f, "  %.3f s translating, %.0f ns an instruction; cache %u of %u KiB, emptied %lu times\n",
-            (double)s->translate_ns / 1e9,
-            s->translated_instructions
-                ? (double)s->translate_ns / (double)s->translated_instructions
-                : 0,
-            t->used >> 10, t->size >> 10, (unsigned long)s->flushes);
+    fprintf(
+        f, "  %.3f s translating, %.0f ns an instruction; cache %u of %u KiB, emptied %lu times\n",
+        (double)s->translate_ns / 1e9,
+        s->translated_instructions ? (double)s->translate_ns / (double)s->translated_instructions
+                                   : 0,
+        t->used >> 10, t->size >> 10, (unsigned long)s->flushes);
     fprintf(f, "  %lu blocks invalidated, %lu links made\n", (unsigned long)s->invalidated,
             (unsigned long)s->links);
     fprintf(f, "  %12lu TLB walks, %lu TLB flushes\n", (unsigned long)misses,

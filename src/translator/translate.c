@@ -2,9 +2,9 @@
  * translate.c - from guest instructions to host instructions, one block at a time.
  *
  * A block goes straight on from where it starts, over conditional branches, to an unconditional
- * one, the end of the page or MAX_INSNS. It is made in two passes. The first parses, and finds which
- * memory operands can share one check of the TLB: those off the same registers, changed by constants
- * at most, within a short range. The second emits.
+ * one, the end of the page or MAX_INSNS. It is made in two passes. The first parses, and finds
+ * which memory operands can share one check of the TLB: those off the same registers, changed by
+ * constants at most, within a short range. The second emits.
  *
  * What must hold, or faults are not precise:
  *  - At every check, poll and exit all guest registers are as before the instruction it belongs to.
@@ -35,11 +35,11 @@ enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
 struct group {
     uint8_t base, index, scale, segment, address_size;
     uint16_t base_version, index_version;
-    int64_t low, high; /* offsets from the base as it was in its version's first instruction; high is
-                          the last byte */
+    int64_t low, high; /* offsets from the base as it was in its version's first instruction; high
+                          is the last byte */
     uint8_t access, uses, slot;
-    uint8_t last;     /* instruction that uses it last */
-    uint8_t exits;    /* conditional exits before it was made */
+    uint8_t last;  /* instruction that uses it last */
+    uint8_t exits; /* conditional exits before it was made */
     bool checked;
 };
 
@@ -50,11 +50,11 @@ struct access {
 };
 
 struct cold {
-    uint8_t kind; /* enum site_kind, or what follows */
+    uint8_t kind;  /* enum site_kind, or what follows */
     uint8_t *from; /* displacement of the jump that comes here; NULL: falls in */
     uint32_t site, link;
     bool saved;
-    uint8_t *back;      /* COLD_CALL: the continuation */
+    uint8_t *back; /* COLD_CALL: the continuation */
     unsigned insn;
     int64_t target; /* COLD_CROSS */
 };
@@ -70,17 +70,17 @@ struct xlate {
     const uint8_t *bytes; /* of the page */
     unsigned count;
     struct bt_insn insn[MAX_INSNS + 1];
-    uint16_t at[MAX_INSNS + 1]; /* offset in the page */
+    uint16_t at[MAX_INSNS + 1];         /* offset in the page */
     struct access access[MAX_INSNS][2]; /* memory operand, stack */
     struct group group[MAX_GROUPS];
     unsigned groups;
     uint8_t *host[MAX_INSNS + 1];
     struct cold cold[MAX_COLD];
     unsigned colds;
-    unsigned i;      /* instruction under way */
-    uint8_t flags;   /* enum flags_where */
-    uint8_t rax;     /* group whose addend RAX holds, or NO_GROUP */
-    bool vec, x87;   /* ensured */
+    unsigned i;    /* instruction under way */
+    uint8_t flags; /* enum flags_where */
+    uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
+    bool vec, x87; /* ensured */
     bool failed;
     uint16_t delta_ok;
 };
@@ -348,11 +348,25 @@ static void emit_colds(struct xlate *x)
     }
 }
 
+/* Does the interpreter come back right behind it, with nothing to look at? */
+static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
+{
+    struct insn decoded;
+
+    if (insn_decode(x->bytes + at, MIN(15u, 4096 - at), x->code_size, &decoded) != DECODE_OK)
+        return true;
+    in->length = decoded.length;
+    in->sub_mnemonic = decoded.mnemonic;
+    return decoded.flags & INSN_BOUNDARY;
+}
+
 /* The interpreter executes instruction i, then the block goes on, or not. */
 static void emit_interp(struct xlate *x, bool resume)
 {
     uint32_t s;
 
+    if (!x->insn[x->i].sub_mnemonic && x->insn[x->i].length)
+        interp_ends(x, x->at[x->i], &x->insn[x->i]);
     need_saved(x);
     s = site_new(x, SITE_INTERP, x->at[x->i]);
     emit_site(x, s, true);
@@ -433,7 +447,9 @@ static bool flat_segment(const struct xlate *x, unsigned segment)
 
 static struct group operand_group(struct xlate *x, const struct bt_insn *in)
 {
-    struct group g = {.base = in->rip ? BASE_RIP : in->base == PARSE_NO_REG ? BASE_NONE : in->base,
+    struct group g = {.base = in->rip                    ? BASE_RIP
+                              : in->base == PARSE_NO_REG ? BASE_NONE
+                                                         : in->base,
                       .index = in->index == PARSE_NO_REG ? BASE_NONE : in->index,
                       .scale = in->index == PARSE_NO_REG ? 1 : in->scale,
                       .address_size = in->address_size,
@@ -805,8 +821,8 @@ static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg
     case ENC_VEX:
         emit8(e, 0xc4);
         emit8(e, (r ? 0 : 0x80u) | (xx && m ? 0 : 0x40u) | (b ? 0 : 0x20u) | in->map);
-        emit8(e, (in->rex_w ? 0x80u : 0) | (~vvvv & 15) << 3 | (unsigned)in->vex_l << 2 |
-                     in->vex_pp);
+        emit8(e,
+              (in->rex_w ? 0x80u : 0) | (~vvvv & 15) << 3 | (unsigned)in->vex_l << 2 | in->vex_pp);
         emit8(e, opcode);
         break;
     case ENC_EVEX:
@@ -876,11 +892,11 @@ static void place(struct placing *p, unsigned role, unsigned guest, bool force, 
 
 static void fault_point(struct xlate *x, uint8_t borrowed)
 {
-    x->t->faults[x->t->fault_count++] =
-        (struct fault_point){.host = cache_at(x, x->e.at),
-                             .offset = x->at[x->i],
-                             .flags_live = (x->flags & FLAGS_HW) != 0,
-                             .borrowed = borrowed};
+    x->t->faults[x->t->fault_count++] = (struct fault_point){.host = cache_at(x, x->e.at),
+                                                             .offset = x->at[x->i],
+                                                             .flags_live = (x->flags & FLAGS_HW) !=
+                                                                           0,
+                                                             .borrowed = borrowed};
 }
 
 static void ensure(struct xlate *x, struct mem live, const uint8_t *stub_rx)
@@ -1009,7 +1025,7 @@ static void emit_copy(struct xlate *x)
 
     /* LEA computes in registers; both parts of its address may be in memory. */
     if (in->is_lea) {
-        struct group g = {.base = in->rip ? BASE_RIP
+        struct group g = {.base = in->rip                    ? BASE_RIP
                                   : in->base == PARSE_NO_REG ? BASE_NONE
                                                              : in->base,
                           .index = in->index == PARSE_NO_REG ? BASE_NONE : in->index,
@@ -1278,8 +1294,8 @@ static void indirect_target(struct xlate *x)
     unsigned size = stack_bytes(x);
 
     if (in->rm_kind == RM_MEM)
-        emit_load(&x->e, RCX,
-                  access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), false), size);
+        emit_load(&x->e, RCX, access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), false),
+                  size);
     else if (host_of[in->rm] == NO_REG)
         emit_load(&x->e, RCX, GPR_MEM(in->rm), size);
     else
@@ -1421,12 +1437,8 @@ static void soften(struct xlate *x, struct bt_insn *in)
         ok = in->opcode >= 0xe2 && in->address_size != 2 &&
              (wide(x) || in->operand_size == x->code_size);
         break;
-    case KIND_PUSH:
-        ok = ok && stack && in->operand_size == x->code_size;
-        break;
-    case KIND_POP:
-        ok = stack && in->operand_size == x->code_size && in->rm_kind == RM_REG;
-        break;
+    case KIND_PUSH: ok = ok && stack && in->operand_size == x->code_size; break;
+    case KIND_POP: ok = stack && in->operand_size == x->code_size && in->rm_kind == RM_REG; break;
     case KIND_LEAVE: ok = stack && in->operand_size == x->code_size; break;
     case KIND_CALL:
     case KIND_RET: ok = stack && flat && in->operand_size == x->code_size; break;
@@ -1470,18 +1482,6 @@ static bool ends_block(const struct bt_insn *in)
     case KIND_RET: return true;
     default: return in->ends;
     }
-}
-
-/* Does the interpreter come back right behind it, with nothing to look at? */
-static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
-{
-    struct insn decoded;
-
-    if (insn_decode(x->bytes + at, MIN(15u, 4096 - at), x->code_size, &decoded) != DECODE_OK)
-        return true;
-    in->length = decoded.length;
-    in->sub_mnemonic = decoded.mnemonic;
-    return decoded.flags & INSN_BOUNDARY;
 }
 
 static void parse_all(struct xlate *x, unsigned offset, unsigned max)
@@ -1559,8 +1559,8 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
     links = t->link_count;
     faults = t->fault_count;
     b = &t->blocks[t->block_count];
-    *b = (struct block){
-        .page = page, .offset = (uint16_t)offset, .key = key, .first_fault = faults};
+    *b =
+        (struct block){.page = page, .offset = (uint16_t)offset, .key = key, .first_fault = faults};
     x->t = t;
     x->c = c;
     x->block = b;

@@ -22,7 +22,8 @@ struct translator_options {
 void translator_options_default(struct translator_options *o);
 void translator_options_set(const struct translator_options *o);
 
-/* One vCPU without an engine around it (tests): a code cache of its own. cpu->memory must be set. */
+/* One vCPU without an engine around it (tests): a code cache of its own. cpu->memory must be set.
+ */
 void translator_attach(struct cpu *cpu, const struct translator_options *o);
 void translator_detach(struct cpu *cpu);
 
