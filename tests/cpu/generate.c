@@ -1060,21 +1060,27 @@ static void help(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
             gpr[i] = (uint32_t)gpr[i];
 }
 
-static uint32_t registers_written(const ZydisDecodedOperand *op, unsigned operands)
+static uint32_t registers_written(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+                                  unsigned operands)
 {
     uint32_t mask = 0;
 
-    for (unsigned i = 0; i < operands; i++)
-        if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
-            gpr_number(op[i].reg.value) < GPR_COUNT)
-            mask |= 1u << gpr_number(op[i].reg.value);
+    for (unsigned i = 0; i < operands; i++) {
+        unsigned reg = op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_number(op[i].reg.value)
+                       : in->meta.category == ZYDIS_CATEGORY_STRINGOP
+                           ? gpr_number(op[i].mem.base) /* moved, which Zydis does not say */
+                           : NOT_GPR;
+
+        if (reg < GPR_COUNT && (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY ||
+                                op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            mask |= 1u << reg;
+    }
     return mask;
 }
 
 bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
-    uint32_t all = registers_written(op, in->operand_count);
+    uint32_t all = registers_written(in, op, in->operand_count);
     bool stack = false;
 
     if (never_suits(in))
@@ -1115,7 +1121,7 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
         return false;
     if ((all & ~(stack ? 1u << GPR_RSP : 0)) & m->reserved)
         return false;
-    if (registers_written(op, in->operand_count_visible) & 1u << GPR_RSP &&
+    if (registers_written(in, op, in->operand_count_visible) & 1u << GPR_RSP &&
         (m->keep_stack || !rng_percent(m->r, 2)))
         return false;
     return !(all & m->pinned & ~(1u << GPR_RSP)) || rng_percent(m->r, 3);
@@ -1134,7 +1140,7 @@ static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const Zydi
                   const uint8_t *b, uint64_t next)
 {
     const uint64_t *gpr = m->c->in.gpr;
-    const uint32_t moved = m->written | registers_written(op, in->operand_count);
+    const uint32_t moved = m->written | registers_written(in, op, in->operand_count);
     bool found = false;
 
     if (in->meta.category == ZYDIS_CATEGORY_BITBYTE && in->operand_count_visible == 2 &&
@@ -1204,17 +1210,7 @@ static bool uses_written(const struct maker *m, const ZydisDecodedInstruction *i
 
 void note_writes(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
-    for (unsigned i = 0; i < in->operand_count; i++) {
-        unsigned reg;
-
-        if (op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
-            continue;
-        reg = gpr_number(op[i].reg.value);
-        if (reg >= GPR_COUNT)
-            continue;
-        if (op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-            m->written |= 1u << reg;
-    }
+    m->written |= registers_written(in, op, in->operand_count);
 }
 
 /* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
