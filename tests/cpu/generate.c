@@ -1117,6 +1117,9 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
         ZydisRegisterGetClass(op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
         in->mnemonic != ZYDIS_MNEMONIC_PUSH && !rng_percent(m->r, 5))
         return false;
+    if (in->mnemonic == ZYDIS_MNEMONIC_PAUSE &&
+        in->raw.rex.B) /* is XCHG with R8 to all but Zydis */
+        return false;
     if (stack && m->keep_stack)
         return false;
     if ((all & ~(stack ? 1u << GPR_RSP : 0)) & m->reserved)

@@ -814,6 +814,7 @@ static void put_modification(struct shaper *s)
 
     if (reg == NOT_GPR)
         return;
+    m->written |= 1u << reg;
     /* What is changed: MOV or an ALU operation with an immediate, or the opcode of one. */
     if (kind == 2) {
         rex(&w, s, rng_percent(r, 50), reg, reg);
