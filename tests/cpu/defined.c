@@ -376,6 +376,15 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_VPINSRB:
+    case ZYDIS_MNEMONIC_VPINSRW:
+    case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPINSRQ: /* Zen 4 now and then forgets the pushes just before */
+        if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+            ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op[2].reg.value) ==
+                ZYDIS_REGISTER_RSP)
+            d->give_up = "EVEX VPINSR of the stack pointer";
+        break;
     case ZYDIS_MNEMONIC_CLZERO:
         if (!cpu_has(cpu, FEATURE_CLZERO))
             d->give_up = "an instruction that the model leaves out";
