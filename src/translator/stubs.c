@@ -243,7 +243,8 @@ void stubs_make(struct translator *t)
     emit32(e, TLB_JUMPS - 1);
     emit_op_reg(e, 0xc1, 4, 4, RAX); /* shl eax, 4 */
     emit8(e, 4);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, 1), false);
+    RAW("\x48\x83\xc1\x01"); /* add rcx, 1: 0 is the tag of an empty entry */
+    none = emit_jcc(e, 4);
     emit_op_mem(e, 0x3b, 8, RCX,
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump)}, false);
     fast = emit_jcc(e, 5);
@@ -256,6 +257,7 @@ void stubs_make(struct translator *t)
     emit_store(e, CTX(page_rip), RCX, 8);
     emit_op_mem(e, 0xff, 4, 4, /* jmp */
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
+    emit_fix(e, none, e->at);
     emit_fix(e, fast, e->at);
     emit_fix(e, skip, e->at);
     emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
