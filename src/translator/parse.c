@@ -913,6 +913,9 @@ static void form_fill(struct form *f, uint64_t key)
         ok = ok && form_of_spec(f, &spec, code);
     else
         ok = ok && form_of_mnemonic(f, in.mnemonic, in.operand_size, code);
+    /* Comparisons clear what they do not use, which Zydis does not know of VPTEST and others. */
+    if (o->unit == UNIT_VECTOR && o->flags_changed)
+        o->flags_set = o->flags_changed = STATUS;
     if (ok)
         o->kind = KIND_COPY;
 }
@@ -1360,14 +1363,12 @@ static const struct row *system_row(const struct parser *s, unsigned special)
 
 static always_inline void clear(const struct parser *s, struct bt_insn *out)
 {
-    *out = (struct bt_insn){
-        .code_size = s->code_size,
-        .address_size = s->address_size,
-        .segment = SEG_DS,
-        .base = PARSE_NO_REG,
-        .index = PARSE_NO_REG,
-        .scale = 1,
-    };
+    memset(out, 0, sizeof(*out));
+    out->code_size = s->code_size;
+    out->address_size = s->address_size;
+    out->segment = SEG_DS;
+    out->base = out->index = PARSE_NO_REG;
+    out->scale = 1;
 }
 
 static always_inline unsigned operand_size(const struct parser *s, unsigned form)
