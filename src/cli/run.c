@@ -9,6 +9,7 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "event/loop.h"
+#include "translator/translator.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -167,12 +168,56 @@ static int set_log_level(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static struct translator_options *bt_options(void)
+{
+    static struct translator_options o;
+
+    if (!o.cache_size)
+        translator_options_default(&o);
+    return &o;
+}
+
+static int set_bt_log(void *target, const char *value, struct error *err)
+{
+    bt_options()->log_path = value;
+    translator_options_set(bt_options());
+    return 0;
+}
+
+static int set_bt_stats(void *target, const char *value, struct error *err)
+{
+    bt_options()->stats = true;
+    translator_options_set(bt_options());
+    return 0;
+}
+
+static int set_bt_perf_map(void *target, const char *value, struct error *err)
+{
+    bt_options()->perf_map = true;
+    translator_options_set(bt_options());
+    return 0;
+}
+
+static int set_bt_cache(void *target, const char *value, struct error *err)
+{
+    uint64_t size;
+    int ret = parse_size(value, &size, err);
+
+    if (ret < 0)
+        return ret;
+    if (size < 1 * MiB || size > 1 * GiB)
+        return error_set(err, EINVAL, "the code cache can have 1M to 1G, not '%s'", value);
+    bt_options()->cache_size = size;
+    translator_options_set(bt_options());
+    return 0;
+}
+
 const struct option_spec run_option_specs[] = {
     {"initrd", 'i', "FILE", NULL, "initial RAM disk", set_initrd},
     {"append", 'a', "TEXT", NULL, "the kernel's command line", set_append},
     {"cpus", 'c', "N", NULL, "processors (1)", set_cpus},
     {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
-    {"engine", 'e', "NAME", "auto|kvm|interp", "auto, kvm, interp (auto: the best here)",
+    {"engine", 'e', "NAME", "auto|kvm|bt|interp", "auto, kvm, bt, interp (auto: the best here)",
      set_engine},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
     {"cpu", 0, "MODEL", NULL, "host, max,-avx512f ...; help lists them (the engine's best)",
@@ -185,6 +230,10 @@ const struct option_spec run_option_specs[] = {
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
     {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit},
+    {"bt-cache", 0, "SIZE", NULL, "the translator's code cache, 1M to 1G (128M)", set_bt_cache},
+    {"bt-log", 0, "FILE", NULL, "write guest and translated code side by side", set_bt_log},
+    {"bt-stats", 0, NULL, NULL, "print the translator's counters at the end", set_bt_stats},
+    {"bt-perf-map", 0, NULL, NULL, "name translated blocks for perf", set_bt_perf_map},
     {"log-level", 0, "LEVEL", "error|warning|info|debug", "error, warning, info, debug (info)",
      set_log_level},
     {"help", 'h', NULL, NULL, "this help", NULL},

@@ -26,6 +26,16 @@ enum interp_result interp_run(struct cpu *cpu);
 /* Execute at most `count` instructions (an event delivered counts as one). */
 enum interp_result interp_step(struct cpu *cpu, uint64_t count);
 
+/*
+ * For an engine that runs ordinary instructions itself. Is there anything at this boundary that only
+ * the interpreter does: an event that may be taken now, a trap, a shadow, single stepping,
+ * breakpoints, alignment checks, a CPU that does not run?
+ */
+bool interp_needed(const struct cpu *cpu);
+
+/* As interp_step(), but stops behind the first branch taken, too. */
+enum interp_result interp_stretch(struct cpu *cpu, uint64_t count);
+
 /* Instructions executed by this CPU in the interpreter. */
 uint64_t interp_count(const struct cpu *cpu);
 

@@ -90,6 +90,9 @@ struct bt_insn {
     bool may_fault;       /* the host instruction itself may fault: division, x87, SIMD floating
                              point, aligned vector accesses. Not: its memory access */
 
+    uint16_t sub_mnemonic; /* of a fallback, ZydisMnemonic: by the translator */
+    bool ends;             /* for the translator: code does not simply go on behind this fallback */
+
     uint8_t needs; /* enum parse_needs: state without which the interpreter must have it */
 
     /*

@@ -13,6 +13,10 @@
 
 enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
+static const char shape_name[SHAPES][9] = {"straight", "branch", "loop", "smc"};
+
+static const char fault_name[FAULT_KINDS][14] = {
+    "", "absent", "read-only", "crossing", "non-canonical", "limit", "stack", "walk"};
 
 struct options {
     struct generator_options make;
@@ -33,7 +37,9 @@ struct run {
     struct guest *guest;
     struct coverage coverage;
     bool possible[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-    uint64_t ended[256]; /* by vector, on the host */
+    uint64_t ended[256];                                         /* by vector, on the host */
+    uint64_t planned[FAULT_KINDS], happened[FAULT_KINDS], later; /* faults: see count_fault() */
+    uint64_t steps[SHAPES], of_shape[SHAPES], whole[SHAPES];
     uint64_t done[MODES], compared, gave_up, left, hung, broken, failures;
     struct kind kind[MAX_KINDS];
     unsigned kinds;
@@ -122,8 +128,10 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
             free(text);
             return ret < 0 ? ret : 0;
         }
-    printf("DIFFERS: %s   (--mode %u --seed %llu --sequence %llu)\n", name, c.mode,
-           (unsigned long long)r->o->make.seed, (unsigned long long)c.number);
+    printf("DIFFERS: %s   (--mode %u --seed %llu%s%s --sequence %llu)\n", name, c.mode,
+           (unsigned long long)r->o->make.seed, r->o->make.shape == SHAPE_MIXED ? "" : " --shape ",
+           r->o->make.shape == SHAPE_MIXED ? "" : shape_name[r->o->make.shape],
+           (unsigned long long)c.number);
     case_print(&c, stdout);
     printf("%s\n", text);
     free(text);
@@ -139,11 +147,26 @@ static bool enough(const struct run *r)
     return r->kinds >= r->o->kinds || r->kinds == MAX_KINDS || r->failures > 5000;
 }
 
+/* Did the case run into what it was made for? And not before the instruction had ended well? */
+static void count_fault(struct run *r, const struct test_case *c, const struct outcome *want,
+                        const struct seen *seen)
+{
+    bool memory = want->vector == EXC_SS || want->vector == EXC_GP || want->vector == EXC_PF;
+
+    r->planned[c->fault]++;
+    if (!memory ||
+        (c->fault != FAULT_STACK && want->out.rip != c->in.rip + c->start[c->fault_insn]))
+        return;
+    r->happened[c->fault]++;
+    r->later += seen->fault_passes > 0;
+}
+
 /* What the engine made of a case that the host ran. */
 static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
                   char text[REPORT_SIZE])
 {
-    struct defined d;
+    struct seen seen;
+    const struct defined *d = &seen.defined;
     FILE *report;
 
     if (want->status != RAN) {
@@ -159,18 +182,23 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
     r->ended[want->vector]++;
     if (!r->guest)
         return true;
-    guest_run(r->guest, c, &got, &d, &r->coverage);
-    if (d.give_up) {
+    guest_run(r->guest, c, &got, &seen, &r->coverage);
+    r->of_shape[c->shape]++;
+    r->steps[c->shape] += seen.steps;
+    r->whole[c->shape] += want->vector == EXC_BP;
+    if (d->give_up) {
         r->gave_up++;
         return true;
     }
+    if (c->fault)
+        count_fault(r, c, want, &seen);
     if (SHADOWED)
         return true;
     r->compared++;
-    if (outcomes_agree(c, want, &got, &d, NULL))
+    if (outcomes_agree(c, want, &got, d, NULL))
         return true;
     report = fmemopen(text, REPORT_SIZE, "w");
-    outcomes_agree(c, want, &got, &d, report);
+    outcomes_agree(c, want, &got, d, report);
     fclose(report);
     text[REPORT_SIZE - 1] = 0;
     return false;
@@ -276,6 +304,18 @@ static void print_summary(struct run *r, double seconds)
             printf("\n");
         }
     }
+    for (unsigned i = 0; i < SHAPES; i++)
+        if (r->of_shape[i])
+            printf("%s: %llu sequences, %llu.%llu instructions each, %llu ran to the end\n",
+                   shape_name[i], (unsigned long long)r->of_shape[i],
+                   (unsigned long long)(r->steps[i] / r->of_shape[i]),
+                   (unsigned long long)(r->steps[i] * 10 / r->of_shape[i] % 10),
+                   (unsigned long long)r->whole[i]);
+    printf("faults made:");
+    for (unsigned i = 1; i < FAULT_KINDS; i++)
+        printf(" %s %llu of %llu,", fault_name[i], (unsigned long long)r->happened[i],
+               (unsigned long long)r->planned[i]);
+    printf(" %llu after the instruction had run\n", (unsigned long long)r->later);
     printf("ended by vector:");
     for (unsigned i = 0; i < ARRAY_SIZE(r->ended); i++)
         if (r->ended[i])
@@ -303,6 +343,7 @@ static int usage(int status)
            "  --sequence K     only sequence K, printed\n"
            "  --mode 64|32|16  only this mode (may be repeated)\n"
            "  --filter NAME    only this instruction\n"
+           "  --shape NAME     straight, branch, loop or smc (changing itself); default: mixed\n"
            "  --engine NAME    interp (default), or none: run on the host only\n"
            "  --kinds N        stop after N different failures (default 20)\n"
            "  --no-shrink      show failures as they were made\n"
@@ -319,6 +360,7 @@ static int parse(int argc, char **argv, struct options *o)
         SEQUENCE,
         FILTER,
         MODE,
+        SHAPE,
         ENGINE,
         KINDS,
         SHRINK,
@@ -328,19 +370,13 @@ static int parse(int argc, char **argv, struct options *o)
         HELP
     };
     static const struct option known[] = {
-        {"seed", 1, NULL, SEED},
-        {"count", 1, NULL, COUNT},
-        {"sequence", 1, NULL, SEQUENCE},
-        {"filter", 1, NULL, FILTER},
-        {"mode", 1, NULL, MODE},
-        {"engine", 1, NULL, ENGINE},
-        {"kinds", 1, NULL, KINDS},
-        {"shrink", 0, NULL, SHRINK},
-        {"no-shrink", 0, NULL, NO_SHRINK},
-        {"coverage", 0, NULL, COVERAGE},
-        {"self-test", 0, NULL, SELF_TEST},
-        {"help", 0, NULL, HELP},
-        {0},
+        {"seed", 1, NULL, SEED},         {"count", 1, NULL, COUNT},
+        {"sequence", 1, NULL, SEQUENCE}, {"filter", 1, NULL, FILTER},
+        {"mode", 1, NULL, MODE},         {"shape", 1, NULL, SHAPE},
+        {"engine", 1, NULL, ENGINE},     {"kinds", 1, NULL, KINDS},
+        {"shrink", 0, NULL, SHRINK},     {"no-shrink", 0, NULL, NO_SHRINK},
+        {"coverage", 0, NULL, COVERAGE}, {"self-test", 0, NULL, SELF_TEST},
+        {"help", 0, NULL, HELP},         {0},
     };
     int c;
     bool any = false;
@@ -368,6 +404,14 @@ static int parse(int argc, char **argv, struct options *o)
                 if (strtoul(optarg, NULL, 10) == modes[i])
                     o->mode[i] = any = found = true;
             break;
+        case SHAPE:
+            found = false;
+            for (unsigned i = 0; i < SHAPES; i++)
+                if (!strcmp(optarg, shape_name[i])) {
+                    o->make.shape = (enum shape)i;
+                    found = true;
+                }
+            break;
         case ENGINE:
             o->native_only = !strcmp(optarg, "none");
             found = o->native_only;
@@ -380,7 +424,7 @@ static int parse(int argc, char **argv, struct options *o)
         default: return usage(2);
         }
         if (!found) {
-            fprintf(stderr, "cpu-oracle: no such mode or engine: '%s'\n", optarg);
+            fprintf(stderr, "cpu-oracle: no such mode, shape or engine: '%s'\n", optarg);
             return usage(2);
         }
     }
@@ -392,7 +436,11 @@ static int parse(int argc, char **argv, struct options *o)
 int main(int argc, char **argv)
 {
     static struct run r;
-    struct options o = {.count = 10000, .kinds = 20, .shrink = true, .engine = guest_engines};
+    struct options o = {.count = 10000,
+                        .kinds = 20,
+                        .shrink = true,
+                        .engine = guest_engines,
+                        .make.shape = SHAPE_MIXED};
     struct timespec t0, t1;
     int ret;
 

@@ -11,6 +11,7 @@
  * unless the kernel announced the triple fault by writing 1 to port 0xf5.
  */
 #include "engine/engine.h"
+#include "translator/translator.h"
 #include "memory/ram.h"
 
 #include <stdio.h>
@@ -186,6 +187,7 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s ENGINE KERNEL [CPU-MODEL]\n", argv[0]);
         return 2;
     }
+    engine_register(&engine_bt);
     ops = engine_choose(argv[1], reason, sizeof(reason), &err);
     if (!ops)
         goto fail;

@@ -1,0 +1,301 @@
+/*
+ * internal.h - what the parts of the translator share.
+ *
+ * Host registers while translated code runs:
+ *   RAX, RCX   scratch
+ *   RSP        stack of paired calls: two words a frame, the guest's return address over the host's
+ *   GS base    the area of the present address space and mode (struct tlb_table): struct cpu, the
+ *              context below, then the TLB
+ *   others     guest registers, by host_of[]; the guest's R10, R11 and R15 are in struct cpu
+ * Status flags are in EFLAGS or in context.flags; the rest of RFLAGS is in struct cpu. Vector
+ * registers are the guest's when context.vec_live, x87 when context.x87_live; else they are in
+ * struct cpu.
+ */
+#ifndef TRANSLATOR_INTERNAL_H
+#define TRANSLATOR_INTERNAL_H
+
+#include "memory/ram.h"
+#include "translator/emit.h"
+#include "translator/parse.h"
+#include "translator/translator.h"
+#include "x86/mmu.h"
+
+enum { CONTEXT_SLOTS = 16 };
+
+/* In the GS area behind struct cpu; also mapped for C at bt_cpu.context. */
+struct bt_context {
+    /* RIP of the first byte of the page of code under way: RIP is this plus an offset below 4096.
+     */
+    uint64_t page_rip;
+    uint64_t target;        /* where an indirect branch goes */
+    _Atomic uint32_t poll;  /* 0: leave at the next poll */
+    uint32_t flags;         /* AX after LAHF and SETO AL */
+    uint64_t cpu;           /* struct cpu as C knows it */
+    uint64_t host_sp, c_sp; /* RSP of the other side */
+    uint64_t a, c;          /* RAX and RCX where the code left */
+    uint32_t site;          /* where it left */
+    uint8_t vec_live, x87_live;
+    uint8_t vec_resume;           /* load vectors when coming back */
+    uint64_t slot[CONTEXT_SLOTS]; /* addends of checked ranges */
+    uint64_t spill;               /* a borrowed register */
+    uint64_t x87_rip;             /* of the last x87 instruction */
+    uint64_t count[8];            /* statistics that translated code keeps */
+    uint32_t indirect_site;       /* of the last indirect branch */
+    uint32_t fault_offset;        /* of an instruction that faulted in the host */
+    uint64_t value;               /* of an operand, while another one is looked up */
+    /* Outside of flat modes: the last offset that may be read or written plainly, -1 where none. */
+    int64_t limit[2][SEG_COUNT];
+    uint32_t host_mxcsr;
+};
+
+enum { CONTEXT_AT = 2 * 4096, AREA_HEAD_USED = 3 * 4096 };
+_Static_assert(sizeof(struct cpu) <= CONTEXT_AT, "two pages of struct cpu");
+_Static_assert(sizeof(struct bt_context) <= 4096, "one page of context");
+_Static_assert((int)AREA_HEAD_USED < (int)TLB_HEAD, "head");
+
+#define CPU(field)  mem_gs(offsetof(struct cpu, field))
+#define CTX(field)  mem_gs(CONTEXT_AT + offsetof(struct bt_context, field))
+#define GPR_MEM(r)  mem_gs(offsetof(struct cpu, gpr) + 8 * (size_t)(r))
+#define SLOT_MEM(n) mem_gs(CONTEXT_AT + offsetof(struct bt_context, slot) + 8 * (size_t)(n))
+
+/* NO_REG: in memory. */
+extern const uint8_t host_of[GPR_COUNT];
+
+/* What a translation depends on besides the bytes. */
+enum block_key {
+    KEY_SIZE16 = 1 << 0, /* code size; none of these: 64-bit */
+    KEY_SIZE32 = 1 << 1,
+    KEY_USER = 1 << 2,
+    KEY_FLAT_CODE = 1 << 3, /* CS base 0, limit 4 GiB or 64-bit mode: RIP is linear */
+    KEY_FLAT_DATA = 1 << 4, /* DS, ES, SS alike, readable and writable; 64-bit mode */
+    KEY_STACK32 = 1 << 5,   /* SS.B; outside 64-bit mode */
+    KEY_REAL = 1 << 6,      /* real or virtual-8086 mode */
+    KEY_X87 = 1 << 7,       /* may be used: CR0.EM and TS clear */
+    KEY_SSE = 1 << 8,
+    KEY_AVX = 1 << 9,
+    KEY_AVX512 = 1 << 10,
+    KEY_SINGLE =
+        1 << 11, /* no check covers more than one access: for code whose wider checks fail */
+    KEY_CPL0 = 1 << 12,
+};
+
+enum site_kind {
+    SITE_CHECK,    /* a memory check failed */
+    SITE_INTERP,   /* the interpreter executes one instruction */
+    SITE_LINK,     /* a direct branch not linked yet: sites[].link */
+    SITE_INDIRECT, /* context.target */
+    SITE_POLL,     /* context.poll was 0; RIP is page_rip + offset */
+    SITE_EXIT,     /* end of translation at `offset`, without a link */
+    SITE_FAULT,    /* a host fault: context.fault_offset */
+};
+
+/* Sites that no block owns. */
+enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
+
+/* A place where translated code may leave. */
+struct site {
+    uint32_t block;
+    int32_t offset;  /* of the instruction in the page; LINK: of the target, may lie in another */
+    uint32_t retry;  /* CHECK: where the check starts, as an offset in the cache */
+    uint32_t resume; /* behind the instruction; 0: cannot resume there */
+    uint32_t link;
+    uint8_t kind, access, length, helper;
+};
+
+/* A host instruction that may fault by itself. */
+struct fault_point {
+    uint32_t host;      /* offset in the cache, of its first byte */
+    uint16_t offset;    /* guest instruction, in the page */
+    uint8_t flags_live; /* flags are in EFLAGS there, else in context.flags */
+    uint8_t borrowed;   /* host register whose guest value is in context.spill, or NO_REG */
+};
+
+struct link {
+    uint32_t from, to;      /* blocks; to 0: not linked */
+    uint32_t patch;         /* offset of the rel32 in the cache */
+    uint32_t stub;          /* where it goes when not linked */
+    uint32_t page_check;    /* offset of the imm32 with the page's name, or 0: the same page */
+    int32_t offset;         /* target relative to the page of `from` */
+    uint32_t next_incoming; /* of the target */
+    bool saved;             /* flags are in context.flags, not in EFLAGS */
+};
+
+struct block {
+    uint32_t page;           /* index into pages */
+    uint16_t offset, length; /* guest bytes it was made from */
+    uint32_t key;
+    uint32_t start, entry_saved, end; /* in the cache; start is the entry with flags in EFLAGS */
+    uint32_t next;                    /* in the hash chain */
+    uint32_t next_in_page;
+    uint32_t incoming; /* links */
+    uint32_t first_fault, faults;
+    uint16_t instructions;
+    bool valid;
+    uint8_t failures; /* of wide checks */
+};
+
+struct code_page {
+    struct ram_block *ram;
+    uint64_t offset;
+    uint64_t granules; /* 64 bytes each: some block was made from them */
+    uint32_t blocks;
+    uint32_t invalidated; /* how often */
+};
+
+enum {
+    BLOCK_HASH_BITS = 18,
+    MAX_BLOCKS = 1 << 20,
+    MAX_PAGES = 1 << 18,
+    MAX_SITES = 1 << 23,
+    MAX_LINKS = 1 << 22,
+    MAX_FAULTS = 1 << 22,
+    MAX_CPUS = 256,
+};
+
+struct bt_stats {
+    uint64_t translated_blocks, translated_instructions, guest_bytes, host_bytes, translate_ns;
+    uint64_t flushes, invalidated, links;
+};
+
+struct bt_stubs {
+    void (*enter)(struct cpu *cpu, const void *code);
+    const uint8_t *leave_hw, *leave_saved; /* context.site is set */
+    const uint8_t *indirect;               /* RCX: target; flags saved */
+    const uint8_t *ret_miss;               /* RCX: target; flags saved */
+    const uint8_t *ensure_vec, *ensure_x87;
+    const uint8_t *push_fault;
+};
+
+struct translator {
+    pthread_mutex_t lock; /* everything below but where said */
+    struct translator_options options;
+    uint8_t *rw, *rx; /* the two mappings of the cache */
+    int fd;
+    uint32_t size, used, first; /* first: behind the stubs */
+    struct bt_stubs stub;
+    uint32_t *hash; /* read without the lock */
+    struct block *blocks;
+    struct code_page *pages;
+    struct site *sites;
+    struct link *links;
+    struct fault_point *faults;
+    uint32_t block_count, page_count, site_count, link_count, fault_count;
+    struct bt_cpu *cpus[MAX_CPUS];
+    unsigned cpu_count;
+    _Atomic bool stop; /* everybody out: the cache is emptied */
+    _Atomic unsigned inside;
+    struct bt_stats stats;
+    void *log;
+    void *perf_map;
+    uint64_t features; /* of the host, enum host_feature */
+};
+
+enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2 };
+
+enum { FALLBACKS = 2048, PAGE_HOPELESS = 1 << 30 };
+
+enum bt_counter {
+    COUNT_ENTER,
+    COUNT_FILL,
+    COUNT_CHECK_SLOW,
+    COUNT_CHECK_WIDE,
+    COUNT_INTERP_ONE,
+    COUNT_INTERP_COLD,
+    COUNT_INTERP_EVENT,
+    COUNT_LINK,
+    COUNT_INDIRECT,
+    COUNT_POLL,
+    COUNT_FAULT,
+    COUNT_FLUSH_JUMPS,
+    COUNT_STACK_RESET,
+    COUNTERS,
+};
+
+struct bt_cpu {
+    struct translator *t;
+    struct cpu *cpu;
+    struct bt_context *context;
+    int context_fd;
+    struct tlb_table *area; /* where GS points */
+    uint8_t *stack[2];      /* of paired calls: kernel, user */
+    uint64_t stack_sp[2], stack_base[2];
+    unsigned stack_now;
+    uint32_t key;           /* of the last entry */
+    _Atomic bool code_gone; /* blocks were invalidated: forget what points at code */
+    _Atomic bool inside, flushing;
+    bool owns;       /* translator_attach() */
+    bool want_empty; /* the cache is full */
+    bool names_gone; /* it was emptied */
+    uint64_t last_tick;
+    uint64_t count[COUNTERS];
+    uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
+    uint8_t *warm;                /* counters of cold code, by hash */
+    uint64_t executed;
+    jmp_buf *outer;
+    struct engine *engine;
+};
+
+/* ---- cache.c -------------------------------------------------------------------------------- */
+
+int cache_new(struct translator *t, struct error *err);
+void cache_free(struct translator *t);
+void cache_empty(struct translator *t); /* nobody inside, lock held */
+bool cache_full(const struct translator *t);
+
+/* The name of the page at `offset` of a block of RAM; made when there is none (write accesses are
+ * watched from then on). Lock held. 0: no room. */
+uint32_t page_find(struct translator *t, struct ram_block *ram, uint64_t offset);
+uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram, uint64_t offset,
+                   uint32_t *out);
+
+struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key);
+void block_insert(struct translator *t, struct block *b);
+void block_invalidate(struct translator *t, struct block *b);
+/* Code bytes changed. Takes the lock. */
+void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);
+void link_blocks(struct translator *t, struct link *l, struct block *to);
+/* Which block's code holds this cache offset. Lock held, or the world stands. */
+struct block *block_of_host(struct translator *t, uint32_t host);
+
+/* ---- translate.c ---------------------------------------------------------------------------- */
+
+/* Translate from `offset` of a page. Lock held. NULL: no room. */
+struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, unsigned offset,
+                        uint32_t key);
+
+/* ---- stubs.c -------------------------------------------------------------------------------- */
+
+void stubs_make(struct translator *t);
+
+/* ---- run.c ---------------------------------------------------------------------------------- */
+
+/* Called by translated code; host code to go on at, or 0. stubs.c tells what each may do. */
+uint64_t bt_fast(struct cpu *cpu);
+uint64_t bt_slow(struct cpu *cpu);
+
+/* ---- fault.c -------------------------------------------------------------------------------- */
+
+void fault_setup(void);              /* once a process */
+void fault_thread(struct bt_cpu *c); /* on each thread that runs translated code; NULL: no more */
+
+/* ---- tools.c -------------------------------------------------------------------------------- */
+
+void tools_open(struct translator *t);
+void tools_close(struct translator *t);
+/* `host` and `at`: where each instruction is, `count` + 1 of them. */
+void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
+               const uint16_t *at, unsigned count);
+void print_stats(struct translator *t, void *file);
+void perf_map_add(struct translator *t, const struct block *b);
+
+static inline uint8_t *cache_rw(struct translator *t, uint32_t at)
+{
+    return t->rw + at;
+}
+
+static inline const uint8_t *cache_rx(struct translator *t, uint32_t at)
+{
+    return t->rx + at;
+}
+
+#endif

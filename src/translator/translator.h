@@ -1,0 +1,33 @@
+/*
+ * translator.h - the engine `bt`: x86-64 on x86-64 by binary translation. docs/translator.md.
+ */
+#ifndef TRANSLATOR_TRANSLATOR_H
+#define TRANSLATOR_TRANSLATOR_H
+
+#include "engine/engine.h"
+#include "interp/interp.h"
+
+extern const struct engine_ops engine_bt;
+
+struct translator_options {
+    uint64_t cache_size;  /* bytes of host code, 1 MiB to 1 GiB; 0: 128 MiB */
+    unsigned warm;        /* executions of a block before it is translated; 0: the first one is */
+    const char *log_path; /* guest and host code of every translation; NULL: none */
+    bool stats;           /* print counters when the engine ends */
+    bool perf_map;        /* write /tmp/perf-PID.map */
+    bool check;           /* lock-step with the interpreter */
+};
+
+/* What translator_options_set() left; an engine made by its table uses it. */
+void translator_options_default(struct translator_options *o);
+void translator_options_set(const struct translator_options *o);
+
+/* One vCPU without an engine around it (tests): a code cache of its own. cpu->memory must be set.
+ */
+void translator_attach(struct cpu *cpu, const struct translator_options *o);
+void translator_detach(struct cpu *cpu);
+
+/* As interp_run(). */
+enum interp_result translator_run(struct cpu *cpu);
+
+#endif
