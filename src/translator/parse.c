@@ -30,7 +30,7 @@
 
 /* ---- prefixes and bytes ---------------------------------------------------------------------- */
 
-enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3, NO_PREFIX_ABOVE = 0xf3 };
+enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3 };
 
 enum prefix_class { NOT_PREFIX, PREFIX_SEGMENT, PREFIX_66, PREFIX_67, PREFIX_F0, PREFIX_FX, REX };
 
@@ -49,7 +49,6 @@ struct parser {
     uint8_t segment; /* override, or SEG_NONE */
     uint8_t rep, rex;
     bool p66, p67, lock;
-    bool f2_and_f3;
     uint8_t address_size;
 };
 
@@ -991,7 +990,7 @@ static bool parse_form(struct parser *s, struct bt_insn *out, const struct escap
     struct form own;
     uint64_t key;
 
-    if (s->lock || s->f2_and_f3)
+    if (s->lock)
         return fall_back(out, 0);
     key = BIT(KEY_TAKEN) | (uint64_t)(s->code_size == 8 ? 3 : s->code_size / 2) << KEY_CODE |
           (uint64_t)e->encoding << KEY_ENCODING | (uint64_t)e->map << KEY_MAP |
@@ -1543,10 +1542,7 @@ static always_inline enum parse_result parse(const struct cpu *cpu, const uint8_
         case PREFIX_66: s.p66 = true; break;
         case PREFIX_67: s.p67 = true; break;
         case PREFIX_F0: s.lock = true; break;
-        case PREFIX_FX:
-            s.f2_and_f3 |= s.rep && s.rep != opcode;
-            s.rep = (uint8_t)opcode;
-            break;
+        case PREFIX_FX: s.rep = (uint8_t)opcode; break; /* the last one counts */
         default:
             if (opcode >= 0x64)
                 s.segment = opcode == 0x64 ? SEG_FS : SEG_GS;

@@ -637,9 +637,6 @@ static bool fallback_is_meant(const struct test_case *t)
     /* [EIP + n] */
     if (memory && t->in.base == REG_RIP && t->in.address_size == 4)
         return true;
-    /* Both mean something for vectors, nothing for x87; nobody writes them. */
-    if (has_prefix(t, 0xf2) && has_prefix(t, 0xf3))
-        return true;
     /* Near branches with 66: processors differ. */
     if (t->code_size == 8 && has_prefix(t, 0x66) && !t->d.raw.rex.W &&
         t->d.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
@@ -828,9 +825,9 @@ static void compare(struct test_case *t)
 /* ---- many cases ------------------------------------------------------------------------------ */
 
 static const char *const prefix_sets[] = {
-    "",         "\x66",     "\x67",     "\xf2",     "\xf3",         "\x66\xf2",
-    "\x66\xf3", "\xf0",     "\x64",     "\x2e\x65", "\x48",         "\x45",
-    "\x4f",     "\x66\x48", "\xf3\x4f", "\xf2\x41", "\x67\x64\x42", "\x66\x67\xf3",
+    "",         "\x66",     "\x67",         "\xf2",         "\xf3",     "\x66\xf2",     "\x66\xf3",
+    "\xf0",     "\x64",     "\x2e\x65",     "\x48",         "\x45",     "\x4f",         "\x66\x48",
+    "\xf3\x4f", "\xf2\x41", "\x67\x64\x42", "\x66\x67\xf3", "\xf2\xf3", "\xf3\x66\xf2",
 };
 
 static void one(const struct cpu *cpu, unsigned code_size, const char *prefixes, unsigned map,
