@@ -321,12 +321,10 @@ static void jump_remember(struct bt_cpu *c, const struct block *b)
     struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
-    struct tlb_jump *page = NULL;
 
-    (void)page;
     if (!(b->key & KEY_FLAT_CODE))
         return;
-    j->rip = rip + 1;
+    j->rip = rip ^ BIT(63);
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
 }
