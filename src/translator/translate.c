@@ -1558,10 +1558,9 @@ static void emit_pushf(struct xlate *x)
 {
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
-    struct mem m = access_operand(x, 1, -8, true);
 
     clobber_flags(x);
-    m = collapse(x, m, RCX);
+    collapse(x, access_operand(x, 1, -8, true), RCX);
     emit_store(e, CTX(value), RCX, 8);
     emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
     emit_op_mem(e, 0x0fb6, 4, RAX, CTX(flags), false);
