@@ -1976,6 +1976,7 @@ again:
             if (shadow && more)
                 end_shadow(x);
         }
+        x->count = x->i; /* one in the middle may have ended it */
         x->host[x->i] = x->e.at;
         if (more) {
             x->i--;
