@@ -297,7 +297,7 @@ static void jump_remember(struct bt_cpu *c, const struct block *b)
     struct tlb_jump *page = NULL;
 
     (void)page;
-    if (!(b->key & KEY_FLAT_CODE))
+    if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
     j->rip = rip + 1;
     j->code = cache_rx(c->t, b->entry_saved);
@@ -394,8 +394,13 @@ static bool interpret_one(struct bt_cpu *c)
     uint64_t flushes = cpu->tlb->flushes;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
-    enum interp_result r = interp_step(cpu, 1);
+    enum interp_result r;
 
+    if (c->check) {
+        c->left = true;
+        return false;
+    }
+    r = interp_step(cpu, 1);
     return r == INTERP_OK && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
            !atomic_load(&c->code_gone) && !atomic_load(&c->t->stop) && !interp_needed(cpu);
@@ -442,7 +447,7 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_LINK:
         cpu->rip = rip_at(cpu, x, s->offset);
         c->count[COUNT_LINK]++;
-        if (atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -463,7 +468,7 @@ uint64_t bt_slow(struct cpu *cpu)
             interpret_one(c);
             break;
         }
-        if (atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -547,7 +552,7 @@ static void go_inside(struct bt_cpu *c)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
-static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
+void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
 {
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
@@ -600,6 +605,8 @@ static enum interp_result loop(struct cpu *cpu)
         uint32_t key;
 
         tick(c);
+        if (c->check)
+            check_turn(c);
         if (c->want_empty) {
             atomic_store(&c->inside, false);
             empty_cache(c);
@@ -623,7 +630,17 @@ static enum interp_result loop(struct cpu *cpu)
                 return r;
             continue;
         }
-        enter_block(c, b, key);
+        if (!c->check) {
+            enter_block(c, b, key);
+            continue;
+        }
+        if (c->differs || !check_run(c, b, key))
+            return INTERP_EVENT;
+        if (c->left) {
+            r = interp_step(cpu, 1);
+            if (r != INTERP_OK)
+                return r;
+        }
     }
 }
 
@@ -636,8 +653,15 @@ enum interp_result translator_run(struct cpu *cpu)
     fault_thread(c);
     r = loop(cpu);
     atomic_store(&c->inside, false);
+    if (c->check)
+        check_pause(c);
     cpu->unwind = outer;
     return r;
+}
+
+bool translator_differs(const struct cpu *cpu)
+{
+    return ((const struct bt_cpu *)cpu->engine)->differs;
 }
 
 /* ---- attaching ------------------------------------------------------------------------------ */
@@ -678,6 +702,10 @@ static struct translator *translator_new(const struct translator_options *o, str
         t->options.cache_size = 128 * MiB;
     t->options.cache_size = MIN(MAX(t->options.cache_size, 1 * MiB), 1024 * MiB);
     pthread_mutex_init(&t->lock, NULL);
+    pthread_mutex_init(&t->check_lock, NULL);
+    pthread_mutex_init(&t->check_next, NULL);
+    if (t->options.check)
+        t->options.warm = 0; /* everything */
     have_fsgsbase = (getauxval(AT_HWCAP2) & 2) != 0;
     if (__builtin_cpu_supports("avx"))
         t->features |= HOST_AVX;
@@ -732,6 +760,8 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     for (unsigned i = 0; i < 2; i++)
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
     c->warm = xcalloc(1, WARM_SIZE);
+    if (t->options.check)
+        check_new(c);
     cpu->engine = c;
     stacks_reset(c);
     t->cpus[t->cpu_count++] = c;
@@ -752,6 +782,7 @@ static void detach(struct bt_cpu *c)
     munmap(c->context, 4096);
     close(c->context_fd);
     free(c->warm);
+    check_free(c);
     cpu->engine = NULL;
     free(c);
 }
@@ -875,6 +906,8 @@ static void destroy(struct engine *e)
     struct bt_engine *x = e->data;
 
     memory_unlisten(e->memory, &x->listener);
+    if (x->t->options.check)
+        check_print(x->t, stderr);
     if (x->t->options.stats)
         print_stats(x->t, stderr);
     x->t->options.stats = false;
@@ -892,6 +925,10 @@ static enum engine_exit run(struct engine *e, struct cpu *cpu, struct error *err
     current = cpu->engine;
     r = translator_run(cpu);
     current = NULL;
+    if (translator_differs(cpu)) {
+        error_set(err, EIO, "the engine check has found a difference");
+        return ENGINE_ERROR;
+    }
     switch (r) {
     case INTERP_SHUTDOWN: return ENGINE_SHUTDOWN;
     case INTERP_HALTED: return ENGINE_HALTED;

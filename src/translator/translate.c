@@ -1501,6 +1501,10 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
             *in = (struct bt_insn){.kind = KIND_FALLBACK, .length = 0, .ends = true};
         } else {
             soften(x, in);
+            if (x->t->options.check && check_excludes(in->kind))
+                in->kind = KIND_FALLBACK;
+            if (x->t->options.sabotage)
+                check_sabotage(x->t, in);
             if (in->kind == KIND_FALLBACK)
                 in->ends = interp_ends(x, at, in);
         }
@@ -1559,8 +1563,11 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
     links = t->link_count;
     faults = t->fault_count;
     b = &t->blocks[t->block_count];
-    *b =
-        (struct block){.page = page, .offset = (uint16_t)offset, .key = key, .first_fault = faults};
+    *b = (struct block){.page = page,
+                        .offset = (uint16_t)offset,
+                        .key = key,
+                        .first_fault = faults,
+                        .first_site = sites};
     x->t = t;
     x->c = c;
     x->block = b;
