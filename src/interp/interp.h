@@ -44,8 +44,9 @@ enum interp_trial {
 struct insn;
 
 /* For a checker, under mmu_set_dry() and where interp_needed() is false: execute one instruction,
- * deliver nothing, look at no event. */
-enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in), unsigned *length);
+ * deliver nothing, look at no event. *out is which one, until the next. */
+enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in),
+                             const struct insn **out);
 
 /* Instructions executed by this CPU in the interpreter. */
 uint64_t interp_count(const struct cpu *cpu);

@@ -458,7 +458,8 @@ static enum interp_result interp_loop(struct cpu *cpu)
     }
 }
 
-enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in), unsigned *length)
+enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in),
+                             const struct insn **out)
 {
     struct interp *const it = cpu->interp;
     jmp_buf here, *const outer = cpu->unwind;
@@ -473,7 +474,7 @@ enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in)
     fetch_setup(cpu);
     it->data = it->empty;
     in = fetch(cpu);
-    *length = in->length;
+    *out = in;
     tried = may(in);
     if (tried)
         execute(cpu, in, it->rip_mask);

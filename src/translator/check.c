@@ -18,9 +18,10 @@
  * What is not compared, and why: the x87's last instruction and operand (FOP, FIP, FDP, FCS, FDS),
  * of which the translator keeps less than the processor; and in page tables, accessed and dirty
  * bits that the block has set and the trial has not (the translator checks several accesses
- * at once, so an exception or exit between them finds bits set for the later ones). Undefined flags
- * are compared: the interpreter takes them from the host, as translated code does. Pages that only
- * the block wrote are not seen. In a block with something that was refused nothing is compared
+ * at once, so an exception or exit between them finds bits set for the later ones); and status
+ * flags that the manual leaves undefined (leaves_undefined()): both sides take them from the host,
+ * but some hosts leave there what was before, which in translated code may be anything. Pages that
+ * only the block wrote are not seen. In a block with something that was refused nothing is compared
  * behind it, which check_excludes() keeps from happening: those instructions end up as SITE_INTERP.
  *
  * vCPUs take turns (check_turn()): nobody runs guest code between a trial and its block.
@@ -55,7 +56,8 @@ struct check {
     uint64_t rip[MAX_STEPS + 1]; /* after that many instructions */
     unsigned steps;
     enum ending ending;
-    bool refused; /* in the middle of an instruction */
+    uint32_t undefined; /* status flags */
+    bool refused;       /* in the middle of an instruction */
     uint64_t blocks, instructions, again, unchecked;
     unsigned turn;
     bool mine; /* translator.check_lock is held */
@@ -159,6 +161,63 @@ static const struct {
     {offsetof(struct cpu, star), STATE},
 };
 
+/* Flags of which the manual says nothing after this instruction; those it defines go to *defines,
+ * where it is one that is frequent. */
+static uint32_t leaves_undefined(const struct insn *in, uint32_t *defines)
+{
+    const uint32_t results = RFLAGS_SF | RFLAGS_ZF | RFLAGS_PF;
+
+    *defines = 0;
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_ADD:
+    case ZYDIS_MNEMONIC_ADC:
+    case ZYDIS_MNEMONIC_SUB:
+    case ZYDIS_MNEMONIC_SBB:
+    case ZYDIS_MNEMONIC_CMP:
+    case ZYDIS_MNEMONIC_NEG: *defines = RFLAGS_STATUS; return 0;
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR:
+    case ZYDIS_MNEMONIC_TEST: *defines = RFLAGS_STATUS & ~RFLAGS_AF; return RFLAGS_AF;
+    case ZYDIS_MNEMONIC_MUL:
+    case ZYDIS_MNEMONIC_IMUL: return results | RFLAGS_AF;
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV: return RFLAGS_STATUS;
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR: /* CF: counts as large as the operand */
+        return RFLAGS_AF | RFLAGS_OF | (in->operand_size < 4 ? RFLAGS_CF : 0);
+    case ZYDIS_MNEMONIC_SHLD:
+    case ZYDIS_MNEMONIC_SHRD:
+        return RFLAGS_AF | RFLAGS_OF | (in->operand_size < 4 ? RFLAGS_STATUS : 0);
+    case ZYDIS_MNEMONIC_ROL:
+    case ZYDIS_MNEMONIC_ROR:
+    case ZYDIS_MNEMONIC_RCL:
+    case ZYDIS_MNEMONIC_RCR: return RFLAGS_OF;
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC: return RFLAGS_OF | RFLAGS_SF | RFLAGS_AF | RFLAGS_PF;
+    case ZYDIS_MNEMONIC_BSF:
+    case ZYDIS_MNEMONIC_BSR: return RFLAGS_STATUS & ~RFLAGS_ZF;
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT: return RFLAGS_OF | RFLAGS_SF | RFLAGS_AF | RFLAGS_PF;
+    case ZYDIS_MNEMONIC_ANDN:
+    case ZYDIS_MNEMONIC_BLSI:
+    case ZYDIS_MNEMONIC_BLSMSK:
+    case ZYDIS_MNEMONIC_BLSR:
+    case ZYDIS_MNEMONIC_BZHI: return RFLAGS_AF | RFLAGS_PF;
+    case ZYDIS_MNEMONIC_BEXTR: return RFLAGS_SF | RFLAGS_AF | RFLAGS_PF;
+    case ZYDIS_MNEMONIC_AAA:
+    case ZYDIS_MNEMONIC_AAS: return results | RFLAGS_OF;
+    case ZYDIS_MNEMONIC_AAD:
+    case ZYDIS_MNEMONIC_AAM: return RFLAGS_OF | RFLAGS_AF | RFLAGS_CF;
+    case ZYDIS_MNEMONIC_DAA:
+    case ZYDIS_MNEMONIC_DAS: return RFLAGS_OF;
+    default: return 0;
+    }
+}
+
 static bool element_differs(const struct field *f, unsigned i, const struct state *a,
                             const struct state *b)
 {
@@ -167,9 +226,15 @@ static bool element_differs(const struct field *f, unsigned i, const struct stat
     return memcmp(a->bytes + at, b->bytes + at, f->size) != 0;
 }
 
-static bool states_equal(const struct state *a, const struct state *b)
+static bool states_equal(const struct state *a, struct state *b, uint32_t undefined)
 {
+    uint64_t flags, other;
     unsigned i;
+
+    memcpy(&flags, a->bytes + offsetof(struct cpu, rflags), 8);
+    memcpy(&other, b->bytes + offsetof(struct cpu, rflags), 8);
+    if (flags != other && !((flags ^ other) & ~(uint64_t)undefined))
+        memcpy(b->bytes + offsetof(struct cpu, rflags), &flags, 8);
 
     if (a->cpl != b->cpl || a->code_size != b->code_size || a->mmu_mode != b->mmu_mode)
         return false;
@@ -333,19 +398,24 @@ static void trial(struct bt_cpu *c, const struct block *b, unsigned limit)
     k->rip[0] = cpu->rip;
     k->ending = END_OF_LINE;
     k->refused = false;
+    k->undefined = 0;
     mmu_set_dry(cpu, &dry);
     while (k->steps < limit && cpu->rip == line) {
-        unsigned at = (unsigned)(base + cpu->rip) & 0xfff, length;
+        unsigned at = (unsigned)(base + cpu->rip) & 0xfff;
+        const struct insn *in;
         enum interp_trial r;
+        uint32_t defines;
 
         if (handed_over[at >> 6] & BIT(at & 63))
             break;
-        r = interp_try(cpu, may_try, &length);
+        r = interp_try(cpu, may_try, &in);
         if (r != TRIAL_DONE) {
             k->ending = r == TRIAL_REFUSED || k->refused ? END_REFUSED : END_RAISED;
             break;
         }
-        line += length;
+        line += in->length;
+        k->undefined |= leaves_undefined(in, &defines);
+        k->undefined &= ~defines;
         if (cpu->code_size != 8)
             line = (uint32_t)line;
         k->rip[++k->steps] = cpu->rip;
@@ -407,7 +477,7 @@ static enum verdict judge(struct bt_cpu *c, const struct block *b)
         trial_again(c, b, (unsigned)step);
     state_get(c->cpu, &k->got);
     k->instructions += (unsigned)step;
-    return states_equal(&k->expected, &k->got) && pages_equal(k) ? EQUAL : DIFFERENT;
+    return states_equal(&k->expected, &k->got, k->undefined) && pages_equal(k) ? EQUAL : DIFFERENT;
 }
 
 /* ---- reporting ------------------------------------------------------------------------------ */
@@ -501,6 +571,8 @@ static void report(struct bt_cpu *c, struct block *b)
             (unsigned long long)k->rip[k->steps], endings[k->ending]);
     if (k->ending == END_RAISED)
         fprintf(f, " %u", c->cpu->raise_vector);
+    if (k->undefined)
+        fprintf(f, ", flags %#x undefined", k->undefined);
     fprintf(f, "\ntranslator: left at %#llx, site kind %u%s\n", (unsigned long long)c->cpu->rip,
             t->sites[c->context->site].kind, c->left ? ", for the interpreter" : "");
     print_states(f, k);
