@@ -42,7 +42,7 @@ static void release(void *p, size_t size)
         munmap(p, size);
 }
 
-enum { GUARD = 64 * 1024 };
+enum { GUARD = 64 * 1024, INSN_REACH = 14 };
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
@@ -251,6 +251,10 @@ void block_insert(struct translator *t, struct block *b)
     b->next = *head;
     b->next_in_page = p->blocks;
     p->blocks = i;
+    if (b->page2) {
+        b->next_in_page2 = t->pages[b->page2].crossers;
+        t->pages[b->page2].crossers = i;
+    }
     for (unsigned at = b->offset & ~63u; at < b->offset + b->length && at < 4096; at += 64)
         p->granules |= BIT(at >> 6);
     __atomic_store_n(head, i, __ATOMIC_RELEASE);
@@ -322,6 +326,12 @@ void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
 
         if (!name)
             continue;
+        if (first < INSN_REACH && p->crossers) { /* their bytes here; all of them, it is rare */
+            for (uint32_t i = p->crossers; i; i = t->blocks[i].next_in_page2)
+                block_invalidate(t, &t->blocks[i]);
+            p->crossers = 0;
+            any = true;
+        }
         for (uint64_t g = first >> 6; g <= (end - 1) >> 6; g++)
             granules |= BIT(g);
         if (!(p->granules & granules))

@@ -392,7 +392,7 @@ static void trial(struct bt_cpu *c, const struct block *b, unsigned limit)
     uint64_t line = cpu->rip, base = code_base(cpu);
 
     for (uint32_t s = b->first_site; s < t->site_count && t->sites[s].block == number; s++)
-        if (t->sites[s].kind == SITE_INTERP && !(t->sites[s].offset & ~0xfff))
+        if (t->sites[s].kind == SITE_INTERP && !b->page2 && !(t->sites[s].offset & ~0xfff))
             handed_over[t->sites[s].offset >> 6] |= BIT(t->sites[s].offset & 63);
     k->steps = 0;
     k->rip[0] = cpu->rip;
@@ -563,7 +563,7 @@ static void report(struct bt_cpu *c, struct block *b)
     log = t->log;
     t->log = f;
     /* The same bytes give the same code: made again to be shown with its instructions. */
-    if (!translate(t, c, b->page, b->offset, b->key))
+    if (!translate(t, c, b->page, b->offset, b->key, b->page2))
         fprintf(f, "(no room to show the block)\n");
     t->log = log;
     pthread_mutex_unlock(&t->lock);

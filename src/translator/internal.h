@@ -121,7 +121,9 @@ struct link {
 };
 
 struct block {
-    uint32_t page;           /* index into pages */
+    uint32_t page;  /* index into pages */
+    uint32_t page2; /* where its only instruction ends, or 0 */
+    uint32_t next_in_page2;
     uint16_t offset, length; /* guest bytes it was made from */
     uint32_t key;
     uint32_t start, entry_saved, end; /* in the cache; start is the entry with flags in EFLAGS */
@@ -139,6 +141,7 @@ struct code_page {
     uint64_t offset;
     uint64_t granules; /* 64 bytes each: some block was made from them */
     uint32_t blocks;
+    uint32_t crossers;    /* blocks of the page before whose instruction ends here */
     uint32_t invalidated; /* how often */
 };
 
@@ -222,6 +225,7 @@ struct bt_cpu {
     uint64_t stack_sp[2], stack_base[2];
     unsigned stack_now;
     uint32_t key;           /* of the last entry */
+    uint32_t key_now;       /* of the block looked for */
     _Atomic bool code_gone; /* blocks were invalidated: forget what points at code */
     _Atomic bool inside, flushing;
     bool owns;       /* translator_attach() */
@@ -263,9 +267,10 @@ struct block *block_of_host(struct translator *t, uint32_t host);
 
 /* ---- translate.c ---------------------------------------------------------------------------- */
 
-/* Translate from `offset` of a page. Lock held. NULL: no room. */
+/* Translate from `offset` of a page. `page2`: the next page, when the first instruction goes on
+ * there; else 0. Lock held. NULL: no room. */
 struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, unsigned offset,
-                        uint32_t key);
+                        uint32_t key, uint32_t page2);
 
 /* ---- stubs.c -------------------------------------------------------------------------------- */
 

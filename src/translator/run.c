@@ -226,6 +226,32 @@ static bool code_ram(struct cpu *cpu, gva linear, struct ram_block **ram, uint64
     return true;
 }
 
+/* When the instruction at `linear` goes on in the next page: that page's name, if it can have one
+ * now. Lock held. */
+static uint32_t next_page_name(struct bt_cpu *c, gva linear, const uint8_t *host)
+{
+    struct translator *t = c->t;
+    struct cpu *cpu = c->cpu;
+    gva next = (linear | 0xfff) + 1;
+    unsigned left = (unsigned)(next - linear);
+    struct ram_block *ram;
+    struct bt_insn in;
+    uint32_t *slot, name;
+    uint64_t at;
+
+    if (left >= 15 || !(c->key_now & KEY_FLAT_CODE) || (cpu->code_size != 8 && next > UINT32_MAX) ||
+        parse_insn(cpu, host, left, cpu->code_size, &in))
+        return 0;
+    if (!mmu_fill_slow(cpu, next, (enum mmu_mode)cpu->mmu_mode, MMU_FETCH))
+        return 0;
+    slot = name_slot(cpu, next);
+    if (!slot)
+        return 0;
+    if (!*slot && code_ram(cpu, next, &ram, &at) && page_make(t, c, ram, at, &name))
+        *slot = name;
+    return *slot;
+}
+
 /*
  * The block at RIP, made when it is warm. NULL: interpret. Raises #PF of the fetch, so call it from
  * the loop only. `single`: of the kind with a check for each access.
@@ -241,6 +267,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     struct block *b = NULL;
     uint8_t *warm;
 
+    c->key_now = key;
     if (cpu->code_size == 8 && !is_canonical(cpu, cpu->rip))
         return NULL;
     host = code_host(cpu, linear);
@@ -282,7 +309,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     }
     b = block_find(t, name, offset, key);
     if (!b && t->pages[name].invalidated < PAGE_HOPELESS)
-        b = translate(t, c, name, offset, key);
+        b = translate(t, c, name, offset, key, next_page_name(c, linear, host));
     if (!b && cache_full(t))
         c->want_empty = true;
     pthread_mutex_unlock(&t->lock);
@@ -294,12 +321,10 @@ static void jump_remember(struct bt_cpu *c, const struct block *b)
     struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
-    struct tlb_jump *page = NULL;
 
-    (void)page;
     if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
-    j->rip = rip + 1;
+    j->rip = rip ^ BIT(63);
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
 }
@@ -757,8 +782,12 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     c->context->host_mxcsr = 0x1f80;
     c->stack[0] = stack_new();
     c->stack[1] = stack_new();
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 2; i++) {
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
+        /* A guest may return to NO_RETURN_ADDRESS: then from here to where any address goes. */
+        for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16)
+            memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
+    }
     c->warm = xcalloc(1, WARM_SIZE);
     if (t->options.check)
         check_new(c);

@@ -25,6 +25,7 @@
 
 #include <time.h>
 
+enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
 enum { BASE_RIP = 16, BASE_NONE = 17 }; /* group.base beside the GPRs */
@@ -68,6 +69,9 @@ struct xlate {
     uint32_t page, key;
     unsigned code_size;
     const uint8_t *bytes; /* of the page */
+    unsigned readable;    /* how many of them there are from the page's start */
+    uint32_t page2;       /* the next page's name, when the block is an instruction that goes on there */
+    uint8_t crossing[2 * PARSE_MAX];
     unsigned count;
     struct bt_insn insn[MAX_INSNS + 1];
     uint16_t at[MAX_INSNS + 1];         /* offset in the page */
@@ -343,7 +347,11 @@ static void emit_colds(struct xlate *x)
             x->rax = NO_GROUP;
             branch_to_offset(x, c->target);
             break;
-        default: emit_site(x, c->site, c->saved); break;
+        default:
+            if (c->target) /* check_next_page()'s other miss */
+                emit_fix(e, c->from + c->target, e->at);
+            emit_site(x, c->site, c->saved);
+            break;
         }
     }
 }
@@ -353,7 +361,7 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
 {
     struct insn decoded;
 
-    if (insn_decode(x->bytes + at, MIN(15u, 4096 - at), x->code_size, &decoded) != DECODE_OK)
+    if (insn_decode(x->bytes + at, MIN(15u, x->readable - at), x->code_size, &decoded) != DECODE_OK)
         return true;
     in->length = decoded.length;
     in->sub_mnemonic = decoded.mnemonic;
@@ -1494,7 +1502,7 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
 
         if (at > 4095)
             break;
-        if (!parse_insn(x->c->cpu, x->bytes + at, MIN(15u, 4096 - at), x->code_size, in)) {
+        if (!parse_insn(x->c->cpu, x->bytes + at, MIN(15u, x->readable - at), x->code_size, in)) {
             /* It goes on in the next page. */
             if (x->count)
                 break;
@@ -1546,8 +1554,35 @@ static uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+/* The block's one instruction goes on in the next page: that must be the page it was made from. */
+static void check_next_page(struct xlate *x)
+{
+    struct emitter *e = &x->e;
+    uint8_t *miss1, *miss2;
+    struct cold *c;
+    uint32_t s = site_new(x, SITE_INTERP, x->at[0]);
+
+    clobber_flags(x);
+    emit_load(e, RCX, CTX(page_rip), 8);
+    emit_op_mem(e, 0x8d, wide(x) ? 8 : 4, RCX, mem_at(RCX, 0x1000), false);
+    emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, 0x1000), false);
+    emit_shr(e, RAX, 12, 8);
+    emit_op_reg(e, 0x0fb7, 4, RCX, RAX); /* movzx ecx, ax */
+    emit_op_mem(e, 0x3b, 8, RAX, mem_table(RCX, offsetof(struct tlb_table, ways[MMU_FETCH].tag)),
+                false);
+    miss1 = emit_jcc(e, 5);
+    emit_op_mem(e, 0x81, 4, 7, mem_table(RCX, offsetof(struct tlb_table, code)), false);
+    emit32(e, x->page2);
+    miss2 = emit_jcc(e, 5);
+    c = cold_new(x, SITE_INTERP, miss1);
+    c->saved = true;
+    c->site = s;
+    c->target = miss2 - miss1;
+    x->rax = NO_GROUP;
+}
+
 struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, unsigned offset,
-                        uint32_t key)
+                        uint32_t key, uint32_t page2)
 {
     static _Thread_local struct xlate xl;
     struct xlate *x = &xl;
@@ -1575,6 +1610,16 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
     x->key = key;
     x->code_size = key & KEY_SIZE16 ? 2 : key & KEY_SIZE32 ? 4 : 8;
     x->bytes = t->pages[page].ram->host + t->pages[page].offset;
+    x->readable = 4096;
+    x->page2 = page2;
+    if (page2) {
+        memcpy(x->crossing, x->bytes + offset, 4096 - offset);
+        memcpy(x->crossing + (4096 - offset), t->pages[page2].ram->host + t->pages[page2].offset,
+               PARSE_MAX);
+        x->bytes = x->crossing - offset;
+        x->readable = 4096 + PARSE_MAX;
+        max = 1;
+    }
 again:
     x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
     x->groups = x->colds = 0;
@@ -1585,7 +1630,7 @@ again:
     if (!x->failed) {
         b->start = cache_at(x, x->e.at);
         x->i = 0;
-        x->flags = first_flags(x);
+        x->flags = page2 ? FLAGS_SAVED : first_flags(x);
         if (x->flags == FLAGS_SAVED) {
             emit_save_flags(&x->e, CTX(flags));
             b->entry_saved = cache_at(x, x->e.at);
@@ -1597,6 +1642,8 @@ again:
         } else {
             b->entry_saved = b->start;
         }
+        if (page2)
+            check_next_page(x);
         for (x->i = 0; x->i < x->count && more; x->i++) {
             x->host[x->i] = x->e.at;
             more = emit_insn(x);
@@ -1620,8 +1667,9 @@ again:
     }
     b->instructions = (uint16_t)x->count;
     b->length = (uint16_t)(x->at[x->count] - offset);
-    if (!b->length)
+    if (!b->length || page2)
         b->length = (uint16_t)(4096 - offset);
+    b->page2 = page2;
     b->end = cache_at(x, x->e.at);
     b->faults = t->fault_count - faults;
     t->used = b->end;
