@@ -833,6 +833,8 @@ void translator_detach(struct cpu *cpu)
     struct bt_cpu *c = cpu->engine;
     struct translator *t = c->t;
 
+    if (t->options.check)
+        check_print(t, stderr);
     if (t->options.stats)
         print_stats(t, stderr);
     t->options.stats = false;
