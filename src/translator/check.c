@@ -681,24 +681,24 @@ void check_sabotage(const struct translator *t, struct bt_insn *in)
                      in->encoding == ENC_LEGACY && in->map == 0 && in->has_imm;
 
     switch (t->options.sabotage) {
-    case SABOTAGE_NONE: break;
-    case SABOTAGE_ADD:
+    case BT_WRONG_NONE: break;
+    case BT_WRONG_ADD:
         if (immediate && (in->opcode == 0x81 || in->opcode == 0x83) && in->reg == 0)
             in->imm ^= 1;
         break;
-    case SABOTAGE_STORE:
+    case BT_WRONG_STORE:
         if (immediate && (in->opcode & 0xfe) == 0xc6 && in->rm_kind == RM_MEM)
             in->imm ^= 1;
         break;
-    case SABOTAGE_JCC:
+    case BT_WRONG_JCC:
         if (in->kind == KIND_JCC)
             in->cond ^= 1;
         break;
-    case SABOTAGE_CMP: /* flags alone */
+    case BT_WRONG_CMP: /* flags alone */
         if (immediate && (in->opcode == 0x81 || in->opcode == 0x83) && in->reg == 7)
             in->imm ^= 1;
         break;
-    case SABOTAGE_VECTOR: /* PXOR becomes POR */
+    case BT_WRONG_VECTOR: /* PXOR becomes POR */
         if (in->kind == KIND_COPY && in->unit == UNIT_VECTOR && in->map == 1 && in->opcode == 0xef)
             in->opcode = 0xeb;
         break;

@@ -21,12 +21,12 @@ struct translator_options {
 
 /* Which instructions are translated wrongly. */
 enum translator_sabotage {
-    SABOTAGE_NONE,
-    SABOTAGE_ADD,    /* ADD with an immediate: another one */
-    SABOTAGE_STORE,  /* MOV of an immediate to memory */
-    SABOTAGE_JCC,    /* the opposite condition */
-    SABOTAGE_CMP,    /* CMP with an immediate: another one */
-    SABOTAGE_VECTOR, /* PXOR does POR */
+    BT_WRONG_NONE,
+    BT_WRONG_ADD,    /* ADD with an immediate: another one */
+    BT_WRONG_STORE,  /* MOV of an immediate to memory */
+    BT_WRONG_JCC,    /* the opposite condition */
+    BT_WRONG_CMP,    /* CMP with an immediate: another one */
+    BT_WRONG_VECTOR, /* PXOR does POR */
 };
 
 /* What translator_options_set() left; an engine made by its table uses it. */

@@ -136,7 +136,7 @@ static void right_code_passes_and_devices_see_it_once(void **state)
 {
     struct fixture *f = *state;
 
-    assert_false(differs(f, SABOTAGE_NONE));
+    assert_false(differs(f, BT_WRONG_NONE));
     assert_int_equal(reads, 2);
     assert_int_equal(writes, 1);
     assert_int_equal(f->cpu->gpr[GPR_RBX], 100);
@@ -154,11 +154,11 @@ static void wrong_code_is_found(void **state)
         unsigned sabotage;
         const char *line; /* starts the one of what differs */
     } cases[] = {
-        {SABOTAGE_ADD, "\n* rax "},
-        {SABOTAGE_STORE, "\n* memory ram+0x3000: before 00"},
-        {SABOTAGE_JCC, "\ntranslator: left at "},
-        {SABOTAGE_CMP, "\n* rflags "},
-        {SABOTAGE_VECTOR, "\n* zmm[0] "},
+        {BT_WRONG_ADD, "\n* rax "},
+        {BT_WRONG_STORE, "\n* memory ram+0x3000: before 00"},
+        {BT_WRONG_JCC, "\ntranslator: left at "},
+        {BT_WRONG_CMP, "\n* rflags "},
+        {BT_WRONG_VECTOR, "\n* zmm[0] "},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
