@@ -43,8 +43,8 @@ enum interp_trial {
 };
 struct insn;
 
-/* For a checker, under mmu_set_dry() and where interp_needed() is false: execute one instruction,
- * deliver nothing, look at no event. *out is which one, until the next. */
+/* For a checker, under mmu_set_dry() and where interp_needed() is false, but for shadows: execute
+ * one instruction, deliver nothing, look at no event. *out is which one, until the next. */
 enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in),
                              const struct insn **out);
 

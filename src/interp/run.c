@@ -476,8 +476,10 @@ enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in)
     in = fetch(cpu);
     *out = in;
     tried = may(in);
-    if (tried)
+    if (tried) {
+        cpu->sti_shadow = cpu->movss_shadow = false;
         execute(cpu, in, it->rip_mask);
+    }
     cpu->unwind = outer;
     return tried ? TRIAL_DONE : TRIAL_REFUSED;
 }

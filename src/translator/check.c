@@ -9,8 +9,8 @@
  * tables too: mmu_set_dry()). Then registers are put back, the block runs for real, and registers
  * and the pages that the trial wrote are compared.
  *
- * The trial ends where the block leaves its line or hands over to the interpreter (its SITE_INTERP
- * sites), and before what may not be tried: refused() and accesses to devices. When the block left
+ * The trial ends where the block leaves its line, and before what may not be tried: may_try(), and
+ * accesses to devices. When the block left
  * earlier than the trial ended, or that in the middle of an instruction, the trial is made again up
  * to there, from copies of the pages as they were. So it is with a difference, before it is
  * believed: memory that devices or others write may have been read twice, with two values.
@@ -21,8 +21,11 @@
  * at once, so an exception or exit between them finds bits set for the later ones); and status
  * flags that the manual leaves undefined (leaves_undefined()): both sides take them from the host,
  * but some hosts leave there what was before, which in translated code may be anything. Pages that
- * only the block wrote are not seen. In a block with something that was refused nothing is compared
- * behind it, which check_excludes() keeps from happening: those instructions end up as SITE_INTERP.
+ * only the block wrote are not seen.
+ *
+ * A block counts as without a reference when it goes on behind something that was refused (what
+ * check_excludes() names becomes SITE_INTERP, so that this is rare), or when it left in the middle
+ * of a string instruction, where both sides rest at different places.
  *
  * vCPUs take turns (check_turn()): nobody runs guest code between a trial and its block.
  */
@@ -33,7 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TRIAL_PAGES = 64, MAX_STEPS = 64, TURN = 256 };
+enum { TRIAL_PAGES = 64, MAX_STEPS = 64, MAX_REPEAT = 4096, TURN = 256 };
 enum { STATE = offsetof(struct cpu, events) };
 
 struct state {
@@ -313,7 +316,7 @@ static bool pages_equal(const struct check *k)
 
 /* ---- the trial ------------------------------------------------------------------------------ */
 
-/* What the outside sees, or what comes out otherwise each time, or what switches TLBs. */
+/* What the outside sees, or what comes out otherwise each time. */
 static bool may_try(const struct insn *in)
 {
     switch (in->mnemonic) {
@@ -341,8 +344,6 @@ static bool may_try(const struct insn *in)
     case ZYDIS_MNEMONIC_WBINVD:
     case ZYDIS_MNEMONIC_INVLPG:
     case ZYDIS_MNEMONIC_INVPCID:
-    case ZYDIS_MNEMONIC_LMSW:
-    case ZYDIS_MNEMONIC_CLTS:
     case ZYDIS_MNEMONIC_RSM: return false;
     case ZYDIS_MNEMONIC_MOV:
         return !(in->flags & INSN_BOUNDARY) || in->op[0].kind == OPERAND_MEM ||
@@ -371,29 +372,17 @@ bool check_excludes(unsigned kind)
 /* The interpreter has more to say between this instruction and the next. */
 static bool is_disturbed(const struct cpu *cpu)
 {
-    return cpu->sti_shadow || cpu->movss_shadow || cpu->dr6_pending ||
-           cpu->activity != CPU_RUNNING || cpu->pending_vector >= 0 ||
+    return cpu->dr6_pending || cpu->activity != CPU_RUNNING || cpu->pending_vector >= 0 ||
            (cpu->rflags & (RFLAGS_TF | RFLAGS_RF));
 }
 
-static uint64_t code_base(const struct cpu *cpu)
-{
-    return cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base;
-}
-
 /* At most `limit` instructions from where the CPU stands; it is left there where they end. */
-static void trial(struct bt_cpu *c, const struct block *b, unsigned limit)
+static void trial(struct bt_cpu *c, unsigned limit)
 {
     struct check *k = c->check;
     struct cpu *cpu = c->cpu;
-    const struct translator *t = c->t;
-    uint32_t number = (uint32_t)(b - t->blocks);
-    uint64_t handed_over[64] = {0}; /* bit: the block leaves that offset to the interpreter */
-    uint64_t line = cpu->rip, base = code_base(cpu);
+    uint64_t line = cpu->rip;
 
-    for (uint32_t s = b->first_site; s < t->site_count && t->sites[s].block == number; s++)
-        if (t->sites[s].kind == SITE_INTERP && !b->page2 && !(t->sites[s].offset & ~0xfff))
-            handed_over[t->sites[s].offset >> 6] |= BIT(t->sites[s].offset & 63);
     k->steps = 0;
     k->rip[0] = cpu->rip;
     k->ending = END_OF_LINE;
@@ -401,14 +390,16 @@ static void trial(struct bt_cpu *c, const struct block *b, unsigned limit)
     k->undefined = 0;
     mmu_set_dry(cpu, &dry);
     while (k->steps < limit && cpu->rip == line) {
-        unsigned at = (unsigned)(base + cpu->rip) & 0xfff;
         const struct insn *in;
         enum interp_trial r;
         uint32_t defines;
 
-        if (handed_over[at >> 6] & BIT(at & 63))
-            break;
-        r = interp_try(cpu, may_try, &in);
+        /* A repeated string instruction stops now and then. */
+        for (unsigned n = 0; n < MAX_REPEAT; n++) {
+            r = interp_try(cpu, may_try, &in);
+            if (r != TRIAL_DONE || cpu->rip != line || !(in->prefix & (PREFIX_REP | PREFIX_REPNE)))
+                break;
+        }
         if (r != TRIAL_DONE) {
             k->ending = r == TRIAL_REFUSED || k->refused ? END_REFUSED : END_RAISED;
             break;
@@ -427,7 +418,7 @@ static void trial(struct bt_cpu *c, const struct block *b, unsigned limit)
 }
 
 /* Once more, up to `limit`: what is expected. Leaves the CPU as it is. */
-static void trial_again(struct bt_cpu *c, const struct block *b, unsigned limit)
+static void trial_again(struct bt_cpu *c, unsigned limit)
 {
     struct check *k = c->check;
     struct cpu *cpu = c->cpu;
@@ -436,7 +427,7 @@ static void trial_again(struct bt_cpu *c, const struct block *b, unsigned limit)
         memcpy(p->work, p->before, RAM_PAGE_SIZE);
     state_get(cpu, &k->got);
     state_put(cpu, &k->before);
-    trial(c, b, limit);
+    trial(c, limit);
     state_get(cpu, &k->expected);
     state_put(cpu, &k->got);
     k->again++;
@@ -450,7 +441,8 @@ static int step_of_exit(const struct bt_cpu *c)
 {
     const struct check *k = c->check;
     unsigned kind = c->t->sites[c->context->site].kind;
-    bool branched = !c->left && (kind == SITE_LINK || kind == SITE_INDIRECT || kind == SITE_EXIT);
+    bool branched = !c->left && (kind == SITE_LINK || kind == SITE_INDIRECT || kind == SITE_EXIT ||
+                                 kind == SITE_FAST);
     uint64_t rip = c->cpu->rip;
 
     if (branched || kind == SITE_POLL)
@@ -463,18 +455,28 @@ static int step_of_exit(const struct bt_cpu *c)
     return -1;
 }
 
+/* A string instruction was begun: fast.c and the interpreter rest at different places. */
+static bool is_inside_string(const struct bt_cpu *c)
+{
+    const struct site *s = &c->t->sites[c->context->site];
+
+    return s->kind == SITE_FAST && s->helper == FAST_STRING && !c->left;
+}
+
 enum verdict { EQUAL, DIFFERENT, NO_REFERENCE };
 
-static enum verdict judge(struct bt_cpu *c, const struct block *b)
+static enum verdict judge(struct bt_cpu *c)
 {
     struct check *k = c->check;
     int step = step_of_exit(c);
 
+    if (is_inside_string(c))
+        return NO_REFERENCE;
     if (step < 0)
         return k->ending == END_REFUSED ? NO_REFERENCE : DIFFERENT;
     /* An instruction that did not come to its end may have set accessed bits. */
     if ((unsigned)step < k->steps || k->ending != END_OF_LINE)
-        trial_again(c, b, (unsigned)step);
+        trial_again(c, (unsigned)step);
     state_get(c->cpu, &k->got);
     k->instructions += (unsigned)step;
     return states_equal(&k->expected, &k->got, k->undefined) && pages_equal(k) ? EQUAL : DIFFERENT;
@@ -590,16 +592,16 @@ bool check_run(struct bt_cpu *c, struct block *b, uint32_t key)
 
     state_get(cpu, &k->before);
     k->pages = 0;
-    trial(c, b, MIN(b->instructions, (unsigned)MAX_STEPS));
+    trial(c, MIN(b->instructions, (unsigned)MAX_STEPS));
     state_get(cpu, &k->expected);
     state_put(cpu, &k->before);
     c->left = false;
     enter_block(c, b, key);
     k->blocks++;
-    v = judge(c, b);
+    v = judge(c);
     for (unsigned i = 0; i < 2 && v == DIFFERENT; i++) {
-        trial_again(c, b, MIN(b->instructions, (unsigned)MAX_STEPS));
-        v = judge(c, b);
+        trial_again(c, MIN(b->instructions, (unsigned)MAX_STEPS));
+        v = judge(c);
     }
     if (v == NO_REFERENCE)
         k->unchecked++;

@@ -473,6 +473,13 @@ static void set_drop(struct tlb_set *s, bool global_too)
             s->large[half] = no_large;
 }
 
+/* A dry run may not touch TLBs. */
+static void not_dry(struct cpu *cpu)
+{
+    if (cpu->tlb->dry)
+        cpu->tlb->dry->device(cpu);
+}
+
 static void code_dropped(struct cpu *cpu)
 {
     if (cpu->tlb->code_dropped)
@@ -573,6 +580,7 @@ void mmu_flush_linear(struct cpu *cpu)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++) {
         set_drop(&t->set[n], true);
         t->set[n].valid = false;
@@ -629,6 +637,7 @@ void mmu_flush_page(struct cpu *cpu, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++)
         code |= set_drop_page(&t->set[n], linear, n == t->current);
     if (code)
@@ -671,6 +680,7 @@ void mmu_switch(struct cpu *cpu, bool keep)
 
     if (!t)
         return;
+    not_dry(cpu);
     before = t->current;
     n = set_find(t, pcid_now(cpu));
     if (n == TLB_SETS)
@@ -690,6 +700,7 @@ void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     if (type == 2) {
         mmu_flush_linear(cpu);
         return;

@@ -131,14 +131,14 @@ void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct t
 /*
  * A dry run: while set, accesses change nothing that anybody else sees, and reach no device. The
  * TLB is asked but not filled, page tables (accessed and dirty bits included) and data are what
- * `page` has in their place, and nobody hears of writes to watched pages. Nothing that drops or
- * switches TLBs may be executed meanwhile. NULL: no more.
+ * `page` has in their place, and nobody hears of writes to watched pages. Whoever drops or
+ * switches TLBs is told `device`, too. NULL: no more.
  */
 struct mmu_dry {
     /* What stands for a host page of RAM; `write`: it is going to be written. `table`: it is the
      * walk that asks, not the guest. */
     uint8_t *(*page)(struct cpu *cpu, uint8_t *host_page, bool write, bool table);
-    /* The access is one to a device, or a write to ROM. Does not return. */
+    /* The access is one to a device, or a write to ROM: it is refused. Does not return. */
     void (*device)(struct cpu *cpu);
 };
 void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry);
