@@ -20,8 +20,9 @@
  * bits that the block has set and the trial has not (the translator checks several accesses
  * at once, so an exception or exit between them finds bits set for the later ones); and status
  * flags that the manual leaves undefined (leaves_undefined()): both sides take them from the host,
- * but some hosts leave there what was before, which in translated code may be anything. Pages that
- * only the block wrote are not seen.
+ * but some hosts leave there what was before, which in translated code may be anything; RF after
+ * IRET, which without breakpoints has no effect (fast.c drops it). Pages that only the block wrote
+ * are not seen.
  *
  * A block counts as without a reference when it goes on behind something that was refused (what
  * check_excludes() names becomes SITE_INTERP, so that this is rare), or when it left in the middle
@@ -215,6 +216,7 @@ static uint32_t leaves_undefined(const struct insn *in, uint32_t *defines)
     case ZYDIS_MNEMONIC_AAS: return results | RFLAGS_OF;
     case ZYDIS_MNEMONIC_AAD:
     case ZYDIS_MNEMONIC_AAM: return RFLAGS_OF | RFLAGS_AF | RFLAGS_CF;
+    case ZYDIS_MNEMONIC_IRETQ: return RFLAGS_RF; /* defined, but see above */
     case ZYDIS_MNEMONIC_DAA:
     case ZYDIS_MNEMONIC_DAS: return RFLAGS_OF;
     default: return 0;
