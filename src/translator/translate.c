@@ -1841,6 +1841,10 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
             *in = (struct bt_insn){.kind = KIND_FALLBACK, .length = 0, .ends = true};
         } else {
             soften(x, in);
+            if (x->t->options.check && check_excludes(in->kind))
+                in->kind = KIND_FALLBACK;
+            if (x->t->options.sabotage)
+                check_sabotage(x->t, in);
             if (in->kind == KIND_FALLBACK)
                 in->ends = interp_ends(x, at, in);
         }
