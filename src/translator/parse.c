@@ -30,7 +30,7 @@
 
 /* ---- prefixes and bytes ---------------------------------------------------------------------- */
 
-enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3, NO_PREFIX_ABOVE = 0xf3 };
+enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3 };
 
 enum prefix_class { NOT_PREFIX, PREFIX_SEGMENT, PREFIX_66, PREFIX_67, PREFIX_F0, PREFIX_FX, REX };
 
@@ -49,7 +49,6 @@ struct parser {
     uint8_t segment; /* override, or SEG_NONE */
     uint8_t rep, rex;
     bool p66, p67, lock;
-    bool f2_and_f3;
     uint8_t address_size;
 };
 
@@ -913,6 +912,9 @@ static void form_fill(struct form *f, uint64_t key)
         ok = ok && form_of_spec(f, &spec, code);
     else
         ok = ok && form_of_mnemonic(f, in.mnemonic, in.operand_size, code);
+    /* Comparisons clear what they do not use, which Zydis does not know of VPTEST and others. */
+    if (o->unit == UNIT_VECTOR && o->flags_changed)
+        o->flags_set = o->flags_changed = STATUS;
     if (ok)
         o->kind = KIND_COPY;
 }
@@ -988,7 +990,7 @@ static bool parse_form(struct parser *s, struct bt_insn *out, const struct escap
     struct form own;
     uint64_t key;
 
-    if (s->lock || s->f2_and_f3)
+    if (s->lock)
         return fall_back(out, 0);
     key = BIT(KEY_TAKEN) | (uint64_t)(s->code_size == 8 ? 3 : s->code_size / 2) << KEY_CODE |
           (uint64_t)e->encoding << KEY_ENCODING | (uint64_t)e->map << KEY_MAP |
@@ -1360,14 +1362,12 @@ static const struct row *system_row(const struct parser *s, unsigned special)
 
 static always_inline void clear(const struct parser *s, struct bt_insn *out)
 {
-    *out = (struct bt_insn){
-        .code_size = s->code_size,
-        .address_size = s->address_size,
-        .segment = SEG_DS,
-        .base = PARSE_NO_REG,
-        .index = PARSE_NO_REG,
-        .scale = 1,
-    };
+    memset(out, 0, sizeof(*out));
+    out->code_size = s->code_size;
+    out->address_size = s->address_size;
+    out->segment = SEG_DS;
+    out->base = out->index = PARSE_NO_REG;
+    out->scale = 1;
 }
 
 static always_inline unsigned operand_size(const struct parser *s, unsigned form)
@@ -1542,10 +1542,7 @@ static always_inline enum parse_result parse(const struct cpu *cpu, const uint8_
         case PREFIX_66: s.p66 = true; break;
         case PREFIX_67: s.p67 = true; break;
         case PREFIX_F0: s.lock = true; break;
-        case PREFIX_FX:
-            s.f2_and_f3 |= s.rep && s.rep != opcode;
-            s.rep = (uint8_t)opcode;
-            break;
+        case PREFIX_FX: s.rep = (uint8_t)opcode; break; /* the last one counts */
         default:
             if (opcode >= 0x64)
                 s.segment = opcode == 0x64 ? SEG_FS : SEG_GS;

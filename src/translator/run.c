@@ -321,12 +321,10 @@ static void jump_remember(struct bt_cpu *c, const struct block *b)
     struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
-    struct tlb_jump *page = NULL;
 
-    (void)page;
     if (!(b->key & KEY_FLAT_CODE))
         return;
-    j->rip = rip + 1;
+    j->rip = rip ^ BIT(63);
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
 }
@@ -756,8 +754,12 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     c->context->host_mxcsr = 0x1f80;
     c->stack[0] = stack_new();
     c->stack[1] = stack_new();
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 2; i++) {
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
+        /* A guest may return to NO_RETURN_ADDRESS: then from here to where any address goes. */
+        for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16)
+            memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
+    }
     c->warm = xcalloc(1, WARM_SIZE);
     cpu->engine = c;
     stacks_reset(c);

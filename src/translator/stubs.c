@@ -243,14 +243,14 @@ void stubs_make(struct translator *t)
     emit32(e, TLB_JUMPS - 1);
     emit_op_reg(e, 0xc1, 4, 4, RAX); /* shl eax, 4 */
     emit8(e, 4);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, 1), false);
+    RAW("\x48\x0f\xba\xf9\x3f"); /* btc rcx, 63: no address equals an empty entry then */
     emit_op_mem(e, 0x3b, 8, RCX,
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump)}, false);
     fast = emit_jcc(e, 5);
     emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
     emit8(e, 0);
     skip = emit_jcc(e, 4);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
+    RAW("\x48\x0f\xba\xf9\x3f");
     RAW("\x48\x81\xe1");
     emit32(e, 0xfffff000); /* and rcx, -4096 */
     emit_store(e, CTX(page_rip), RCX, 8);
@@ -258,7 +258,7 @@ void stubs_make(struct translator *t)
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
     emit_fix(e, fast, e->at);
     emit_fix(e, skip, e->at);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
+    RAW("\x48\x0f\xba\xf9\x3f");
     emit_store(e, CTX(target), RCX, 8);
     emit_store_imm32(e, CTX(site), SITE_OF_INDIRECT);
     emit_jmp_to(e, t->rw + (t->stub.leave_saved - t->rx));
