@@ -100,7 +100,13 @@ struct site {
     uint32_t resume; /* behind the instruction; 0: cannot resume there */
     uint32_t link;
     uint8_t kind, access, length, helper;
+    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
+    uint32_t pass;
+    int32_t disp;
+    uint8_t base, index, scale, segment, address_size, size;
 };
+
+enum { BASE_RIP = 16, BASE_NONE = 17 }; /* site.base, group.base beside the GPRs */
 
 /* A host instruction that may fault by itself. */
 struct fault_point {
@@ -132,17 +138,22 @@ struct block {
     uint32_t incoming; /* links */
     uint32_t first_fault, faults;
     uint16_t instructions;
-    bool valid;
-    uint8_t failures; /* of wide checks */
+    _Atomic bool valid;
+    uint8_t failures;          /* of wide checks */
+    _Atomic uint64_t jump_rip; /* RIP ^ BIT(63) it went into jump tables with; 0: never */
 };
+#define JUMP_RIP_MANY UINT64_MAX
+
+enum { GRANULE_BITS = 4, GRANULE_WORDS = (4096 >> GRANULE_BITS) / 64 };
 
 struct code_page {
     struct ram_block *ram;
     uint64_t offset;
-    uint64_t granules; /* 64 bytes each: some block was made from them */
+    _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers;    /* blocks of the page before whose instruction ends here */
-    uint32_t invalidated; /* how often */
+    uint32_t crossers; /* blocks of the page before whose instruction ends here */
+    uint32_t heat;     /* how often blocks were invalidated lately */
+    uint64_t heated;   /* and when: TSC */
 };
 
 enum {
@@ -166,6 +177,7 @@ struct bt_stubs {
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
+    const uint8_t *pass; /* with RAX = context.a to context.c */
     const uint8_t *push_fault;
 };
 
@@ -195,11 +207,12 @@ struct translator {
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2 };
 
-enum { FALLBACKS = 2048, PAGE_HOPELESS = 1 << 30 };
+enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16 };
 
 enum bt_counter {
     COUNT_ENTER,
     COUNT_FILL,
+    COUNT_BESIDE_CODE,
     COUNT_CHECK_SLOW,
     COUNT_CHECK_WIDE,
     COUNT_INTERP_ONE,
@@ -223,9 +236,9 @@ struct bt_cpu {
     uint8_t *stack[2];      /* of paired calls: kernel, user */
     uint64_t stack_sp[2], stack_base[2];
     unsigned stack_now;
-    uint32_t key;           /* of the last entry */
-    uint32_t key_now;       /* of the block looked for */
-    _Atomic bool code_gone; /* blocks were invalidated: forget what points at code */
+    uint32_t key;             /* of the last entry */
+    uint32_t key_now;         /* of the block looked for */
+    _Atomic uint32_t writing; /* name of a page it may be storing to, unnoticed, beside code */
     _Atomic bool inside, flushing;
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
@@ -238,6 +251,16 @@ struct bt_cpu {
     jmp_buf *outer;
     struct engine *engine;
 };
+
+static inline unsigned jump_index(uint64_t rip)
+{
+    return (rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1);
+}
+
+static inline unsigned warm_index(const uint8_t *host)
+{
+    return (uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15) >> 48;
+}
 
 /* ---- cache.c -------------------------------------------------------------------------------- */
 
@@ -255,6 +278,24 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
 struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key);
 void block_insert(struct translator *t, struct block *b);
 void block_invalidate(struct translator *t, struct block *b);
+/* Nobody comes to it any more but through the hash. Lock held. */
+void block_forget(struct translator *t, struct block *b);
+/* The block is about to be in this jump table entry; afterwards it must be asked for valid. */
+void block_jump(struct block *b, uint64_t rip);
+/* Before a block is made from a page, and behind it: meanwhile no store beside its code goes
+ * unnoticed. False: some may be under way, ask again later. Lock held. */
+bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
+void page_open(struct translator *t, uint32_t page);
+/* How often code is interpreted before it is translated. */
+unsigned page_warm(const struct translator *t, uint32_t page);
+/* Is any of these bytes code? Without the lock; uses general registers only. */
+static inline bool page_is_code(const struct code_page *p, unsigned offset, unsigned size)
+{
+    for (unsigned g = offset >> GRANULE_BITS; g <= (offset + size - 1) >> GRANULE_BITS; g++)
+        if (atomic_load_explicit(&p->granules[g / 64], memory_order_relaxed) >> g % 64 & 1)
+            return true;
+    return false;
+}
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);
 void link_blocks(struct translator *t, struct link *l, struct block *to);

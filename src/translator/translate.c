@@ -28,7 +28,6 @@
 enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
-enum { BASE_RIP = 16, BASE_NONE = 17 }; /* group.base beside the GPRs */
 
 enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
 
@@ -70,7 +69,7 @@ struct xlate {
     unsigned code_size;
     const uint8_t *bytes; /* of the page */
     unsigned readable;    /* how many of them there are from the page's start */
-    uint32_t page2;       /* the next page's name, when the block is an instruction that goes on there */
+    uint32_t page2; /* the next page's name, when the block is an instruction that goes on there */
     uint8_t crossing[2 * PARSE_MAX];
     unsigned count;
     struct bt_insn insn[MAX_INSNS + 1];
@@ -642,6 +641,21 @@ static struct mem segment_base(unsigned segment)
                   offsetof(struct segment, base));
 }
 
+/* The check at site `s` of one write may be passed by C, which works the address out again. */
+static void site_passes(struct xlate *x, uint32_t n, const struct group *g, int64_t disp)
+{
+    struct site *s = &x->t->sites[n];
+
+    s->pass = cache_at(x, x->e.at);
+    s->disp = (int32_t)disp;
+    s->base = g->base;
+    s->index = g->index;
+    s->scale = g->scale;
+    s->segment = g->segment;
+    s->address_size = g->address_size;
+    s->size = (uint8_t)(g->high - g->low + 1);
+}
+
 /* How far the group's base register has moved between the instruction of its first use and now is
  * in `delta`: an access at `offset` of the group is at offset - delta from the register now. */
 static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
@@ -698,6 +712,8 @@ static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
                                  g->access * sizeof(struct tlb_ways) +
                                  offsetof(struct tlb_ways, addend)),
               8);
+    if (alone && g->access == MMU_WRITE)
+        site_passes(x, s, g, g->low - delta);
     g->checked = true;
     if (g->slot != NO_SLOT)
         emit_store(e, SLOT_MEM(g->slot), RAX, 8);

@@ -191,6 +191,11 @@ bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access a
 /* The same for those who may call anything: it learns what tlb->phys lacks. Does not raise. */
 bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
 
+/* As mmu_fill(), but fills nothing: where a byte is that this code may write, in a page that is
+ * written to directly but for its RAM_CODE. NULL: not so, or it is not known. */
+uint8_t *mmu_find_code(struct cpu *cpu, gva linear, enum mmu_mode mode, struct ram_block **block,
+                       uint64_t *offset);
+
 /* What CPU_EVENT_FLUSH asks for: drop everything that was ever cached. Also after SMM came or
  * went, after A20 changed, and after CR3 changed in any way but MOV CR3. */
 void mmu_flush_all(struct cpu *cpu);
