@@ -206,13 +206,15 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     struct code_page *p;
 
     if (!names) {
-        struct ram_names *n = reserve(sizeof(*n) + names_size(ram));
+        struct ram_names *n = t->ram_count < MAX_RAM ? reserve(sizeof(*n) + names_size(ram)) : NULL;
 
         if (!n)
             return 0;
         n->t = t;
         ram->code_opaque = names = n->name;
         ram->code_written = code_written;
+        t->ram[t->ram_count] = ram;
+        t->ram_count++;
     }
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
@@ -359,7 +361,7 @@ void block_jump(struct block *b, uint64_t rip)
 static void jumps_clear(struct tlb_table *table, uint64_t rip, const void *code)
 {
     if (rip != JUMP_RIP_MANY) {
-        struct tlb_jump *j = &table->jump[jump_index(rip ^ BIT(63))];
+        struct tlb_jump *j = jump_of(table, rip ^ BIT(63));
 
         if (__atomic_load_n(&j->code, __ATOMIC_RELAXED) == code)
             __atomic_store_n(&j->rip, 0, __ATOMIC_RELAXED);

@@ -120,6 +120,7 @@ enum flag_kind {
     FL_SAVE,    /* all are read */
     FL_COMPARE, /* CMPS, SCAS */
     FL_ZF,      /* read */
+    FL_ZF_ONLY, /* set */
 };
 
 #define STATUS RFLAGS_STATUS
@@ -140,6 +141,7 @@ static const struct {
     [FL_SAVE] = {STATUS, 0, 0},
     [FL_COMPARE] = {0, STATUS, STATUS},
     [FL_ZF] = {RFLAGS_ZF, 0, 0},
+    [FL_ZF_ONLY] = {0, RFLAGS_ZF, RFLAGS_ZF},
 };
 
 static const uint16_t condition_flags[8] = {
@@ -188,6 +190,7 @@ enum special {
     SP_IO,
     SP_RDTSC,
     SP_MSR,
+    SP_PAIR,
     SP_SYSCALL,
     SP_IRET,
     SP_CR,
@@ -276,6 +279,13 @@ static const struct row group_ff[8] = {
 
 static const struct row group_8f[8] = {KIND(POP, RM_W | D64, 0, NONE, STACK)};
 static const struct row group_c7[8] = {COPY(RM_W, Z, NONE, NONE)};
+
+static const struct row group_c7_0f[8] = {
+    FALL(0, NONE), KIND(CMPXCHG_PAIR, RM_RW | LOCKABLE | ONLY_MEM, 0, ZF_ONLY, PAIR),
+    FALL(0, NONE), FALL(0, NONE),
+    FALL(0, NONE), FALL(0, NONE),
+    FALL(0, NONE), FALL(0, NONE),
+};
 
 static const struct row group_bt[8] = {
     [4] = COPY(RM_R, B, BT, NONE),
@@ -441,7 +451,7 @@ static const struct row two_byte[256] = {
     [0xa4] = COPY(MODRM | REG_R | RM_RW, B, NONE, DOUBLE_IMM),
     [0xa5] = COPY(MODRM | REG_R | RM_RW, NONE, NONE, DOUBLE_CL),
     [0xa8 ... 0xaa] = FALL(0, NONE),
-    [0xab] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xab] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xac] = COPY(MODRM | REG_R | RM_RW, B, NONE, DOUBLE_IMM),
     [0xad] = COPY(MODRM | REG_R | RM_RW, NONE, NONE, DOUBLE_CL),
     [0xae] = {.special = SP_0FAE, .form = MODRM | KNOWN},
@@ -449,21 +459,21 @@ static const struct row two_byte[256] = {
     [0xb0] = COPY(MODRM | BYTE | REG_R | RM_RW | LOCKABLE, NONE, ALL, CMPXCHG),
     [0xb1] = COPY(MODRM | REG_R | RM_RW | LOCKABLE, NONE, ALL, CMPXCHG),
     [0xb2] = FALL(MODRM, NONE),
-    [0xb3] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xb3] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xb4 ... 0xb5] = FALL(MODRM, NONE),
     [0xb6] = COPY(MODRM | REG_W | RM_R | RM8, NONE, NONE, NONE),
     [0xb7] = COPY(MODRM | REG_W | RM_R | RM16, NONE, NONE, NONE),
     [0xb8] = COPY(MODRM | REG_W | RM_R, NONE, ALL, POPCNT),
     [0xb9] = FALL(MODRM, NONE),
     [0xba] = GROUP(group_bt, 0, NONE),
-    [0xbb] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xbb] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xbc ... 0xbd] = COPY(MODRM | REG_RW | RM_R, NONE, ALL, SCAN),
     [0xbe] = COPY(MODRM | REG_W | RM_R | RM8, NONE, NONE, NONE),
     [0xbf] = COPY(MODRM | REG_W | RM_R | RM16, NONE, NONE, NONE),
     [0xc0] = COPY(MODRM | BYTE | REG_RW | RM_RW | LOCKABLE, NONE, ALL, NONE),
     [0xc1] = COPY(MODRM | REG_RW | RM_RW | LOCKABLE, NONE, ALL, NONE),
     [0xc2 ... 0xc6] = SLOW,
-    [0xc7] = FALL(MODRM, NONE),
+    [0xc7] = GROUP(group_c7_0f, 0, NONE),
     [0xc8 ... 0xcf] = COPY(OPREG | RM_RW, NONE, NONE, BSWAP),
     [0xd0 ... 0xfe] = SLOW,
     [0xff] = FALL(MODRM, NONE),
@@ -1308,6 +1318,12 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         out->flags_changed = STATUS;
         need = FEATURE_SYSCALL;
         break;
+    case SP_PAIR:
+        out->mem_size = out->rm_size = out->operand_size == 8 ? 16 : 8;
+        out->reg_is_opcode = true;
+        reads_and_writes(out, RAX | RCX | RDX | 1 << GPR_RBX, RAX | RDX);
+        need = out->mem_size == 16 ? FEATURE_CX16 : FEATURE_CX8;
+        break;
     case SP_IRET: reads_and_writes(out, RSP, RSP); break;
     case SP_CR:
         if (out->reg > 4 && out->reg != 8)
@@ -1500,8 +1516,11 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
     out->p66 = out->operand_size == 2;
     out->rex_w = out->operand_size == 8;
     if (unlikely(form & (ONLY_MEM | ONLY_REG)) &&
-        out->rm_kind != (form & ONLY_MEM ? RM_MEM : RM_REG))
-        return fall_back(out, s->pos);
+        out->rm_kind != (form & ONLY_MEM ? RM_MEM : RM_REG)) {
+        if (out->kind != KIND_COPY || map != MAP_0F || (opcode & 0xe7) != 0xa3 || s->rep)
+            return fall_back(out, s->pos);
+        out->kind = KIND_BT_MEM;
+    }
     if (unlikely(s->lock) && !(form & LOCKABLE && out->rm_kind == RM_MEM && out->rm_write))
         return fall_back(out, s->pos);
     if (unlikely(form & NEAR) && s->p66 && s->code_size == 8 && !(s->rex & 8))

@@ -155,7 +155,7 @@ void stubs_make(struct translator *t)
 {
     struct emitter em = {.at = t->rw, .end = t->rw + 64 * KiB}, *e = &em;
     static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
-    uint8_t *fast, *none, *leave, *resume, *skip;
+    uint8_t *fast, *none, *none2, *leave, *resume, *skip;
 
     /* leave_hw, leave_saved */
     t->stub.leave_hw = rx_of(t, e->at);
@@ -174,7 +174,32 @@ void stubs_make(struct translator *t)
     emit_load(e, RSP, CTX(host_sp), 8);
     RAW("\xff\xe0"); /* jmp rax */
 
+    /* leave_fast: flags are saved; all registers go to struct cpu and come back. */
+    align(e);
+    t->stub.leave_fast = rx_of(t, e->at);
+    move_guest(e, false, true);
+    move_guest(e, false, false);
+    emit_store(e, CTX(host_sp), RSP, 8);
+    emit_load(e, RSP, CTX(c_sp), 8);
+    call_c(e, bt_fast);
+    RAW("\x48\x85\xc0"); /* test rax,rax */
+    none2 = emit_jcc(e, 4);
+    emit_op_mem(e, 0xf6, 1, 0, CTX(vec_resume), false); /* test byte, 1 */
+    emit8(e, 1);
+    skip = emit_jcc(e, 4);
+    emit_mov(e, R15, RAX, 8);
+    vectors(e, t, true);
+    emit_mov(e, RAX, R15, 8);
+    emit_op_mem(e, 0xc6, 1, 0, CTX(vec_resume), false);
+    emit8(e, 0);
+    emit_fix(e, skip, e->at);
+    move_guest(e, true, true);
+    move_guest(e, true, false);
+    emit_load(e, RSP, CTX(host_sp), 8);
+    RAW("\xff\xe0"); /* jmp rax */
+
     emit_fix(e, none, e->at);
+    emit_fix(e, none2, e->at);
     skip = jump_if_clear(e, CTX(vec_live));
     vectors(e, t, false);
     emit_op_mem(e, 0xc6, 1, 0, CTX(vec_resume), false);

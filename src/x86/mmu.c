@@ -239,7 +239,7 @@ static always_inline bool write_allowed(struct ram_block *b, uint64_t offset)
     return ram_write_is_plain(b, offset);
 }
 
-/* Whose walk it is: mmu_walk()'s, mmu_fill()'s, mmu_find_code()'s. */
+/* Whose walk it is: mmu_walk()'s, mmu_fill()'s, mmu_fill_code()'s. */
 enum walk_for { WALK_ALL, WALK_FILL, WALK_CODE };
 
 /* A page that is written to directly but for the engine's code made from it? */
@@ -252,7 +252,7 @@ static always_inline bool only_code(const struct ram_block *b, uint64_t offset)
 }
 
 /* Would a write to this address be an access that mmu_fill() may make an entry for, or one that
- * mmu_find_code() is for? */
+ * mmu_fill_code() is for? */
 static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access,
                                            const enum walk_for cached)
 {
@@ -594,7 +594,7 @@ static bool set_drop_page(struct tlb_set *s, gva linear, bool all)
         bool jumps = t->fetch_replaced;
 
         for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            if (t->ways[access].tag[i] != tlb_tag(linear) ||
+            if ((t->ways[access].tag[i] & ~TLB_ASK) != tlb_tag(linear) ||
                 !(all || t->global[access][i / TLB_BLOCK] & BIT(bit)))
                 continue;
             entry_drop(t, access, i);
@@ -804,8 +804,7 @@ __attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mod
     return tlb_lookup(cpu, linear, 1, mode, access) != NULL;
 }
 
-__attribute__((flatten)) uint8_t *mmu_find_code(struct cpu *cpu, gva linear, enum mmu_mode mode,
-                                                struct ram_block **block, uint64_t *offset)
+__attribute__((flatten)) bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode)
 {
     struct mmu_translation t;
     struct page e;
@@ -814,11 +813,14 @@ __attribute__((flatten)) uint8_t *mmu_find_code(struct cpu *cpu, gva linear, enu
     if (!linear_is_valid(cpu, linear) ||
         walk(cpu, linear, mode, MMU_WRITE, true, WALK_CODE, &t, &error) < 0 ||
         !target_is_cached(cpu, t.address, MMU_WRITE, WALK_CODE))
-        return NULL;
+        return false;
+    if (t.page_size > 4 * KiB)
+        note_large(cpu->tlb, linear, t.page_size, t.global);
     e = phys_find(cpu, t.address, true);
-    *block = e.block;
-    *offset = e.offset + (t.address & PAGE_MASK);
-    return e.block->host + *offset;
+    tlb_set(cpu->tlb, mode, MMU_WRITE, linear, e.block->host + e.offset + (t.address & PAGE_MASK),
+            t.global);
+    cpu->tlb->table[mode]->ways[MMU_WRITE].tag[tlb_index(linear)] |= TLB_ASK;
+    return true;
 }
 
 _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)
