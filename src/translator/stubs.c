@@ -164,6 +164,7 @@ void stubs_make(struct translator *t)
     emit_store(e, CTX(a), RAX, 8);
     emit_store(e, CTX(c), RCX, 8);
     move_guest(e, false, true);
+    move_guest(e, false, false);
     emit_store(e, CTX(host_sp), RSP, 8);
     emit_load(e, RSP, CTX(c_sp), 8);
     call_c(e, bt_fast);
@@ -198,7 +199,6 @@ void stubs_make(struct translator *t)
     RAW("\xff\xe0"); /* jmp rax */
 
     emit_fix(e, none, e->at);
-    move_guest(e, false, false);
     emit_fix(e, none2, e->at);
     skip = jump_if_clear(e, CTX(vec_live));
     vectors(e, t, false);
@@ -299,6 +299,11 @@ void stubs_make(struct translator *t)
         emit_fix(e, skip, e->at);
     }
     emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
+
+    align(e);
+    t->stub.pass = rx_of(t, e->at);
+    emit_load(e, RAX, CTX(a), 8);
+    emit_op_mem(e, 0xff, 4, 4, CTX(c), false); /* jmp */
 
     /* ensure_vec, ensure_x87: called by the code of blocks with flags saved. Keep all but RAX,
      * RCX. */

@@ -28,7 +28,6 @@
 enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
-enum { BASE_RIP = 16, BASE_NONE = 17 }; /* group.base beside the GPRs */
 
 enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
 
@@ -39,8 +38,8 @@ struct group {
     int64_t low, high; /* offsets from the base as it was in its version's first instruction; high
                           is the last byte */
     uint8_t access, uses, slot;
-    uint8_t last;  /* instruction that uses it last */
-    uint8_t exits; /* conditional exits before it was made */
+    uint8_t last;          /* instruction that uses it last */
+    uint8_t exits;         /* conditional exits before it was made */
     uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
     bool checked;
 };
@@ -71,7 +70,7 @@ struct xlate {
     unsigned code_size;
     const uint8_t *bytes; /* of the page */
     unsigned readable;    /* how many of them there are from the page's start */
-    uint32_t page2;       /* the next page's name, when the block is an instruction that goes on there */
+    uint32_t page2; /* the next page's name, when the block is an instruction that goes on there */
     uint8_t crossing[2 * PARSE_MAX];
     unsigned count;
     struct bt_insn insn[MAX_INSNS + 1];
@@ -86,7 +85,7 @@ struct xlate {
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
     bool vec, x87; /* ensured */
-    bool sti; /* the instruction behind STI is next */
+    bool sti;      /* the instruction behind STI is next */
     bool failed;
 };
 
@@ -534,8 +533,8 @@ static void plan(struct xlate *x)
 
             if (in->rip)
                 offset += x->at[x->i] + in->length;
-            a[0].group = group_for(x, &v, g, offset, in->mem_size,
-                                   write ? MMU_WRITE : MMU_READ, &a[0].offset);
+            a[0].group = group_for(x, &v, g, offset, in->mem_size, write ? MMU_WRITE : MMU_READ,
+                                   &a[0].offset);
         }
         switch (in->kind) {
         case KIND_PUSH:
@@ -661,6 +660,21 @@ static struct mem segment_base(unsigned segment)
                   offsetof(struct segment, base));
 }
 
+/* The check at site `s` of one write may be passed by C, which works the address out again. */
+static void site_passes(struct xlate *x, uint32_t n, const struct group *g, int64_t disp)
+{
+    struct site *s = &x->t->sites[n];
+
+    s->pass = cache_at(x, x->e.at);
+    s->disp = (int32_t)disp;
+    s->base = g->base;
+    s->index = g->index;
+    s->scale = g->scale;
+    s->segment = g->segment;
+    s->address_size = g->address_size;
+    s->size = (uint8_t)(g->high - g->low + 1);
+}
+
 /* The ordinary address, all its registers in the host's: RAX = last byte and RCX = first byte (when
  * they differ), both plus a page, in as few steps as can be. */
 static bool emit_biased(struct xlate *x, const struct group *g, int64_t offset, int64_t span)
@@ -706,7 +720,7 @@ static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
         if (g->bit_size == 4)
             emit_bytes(e, "\x48\x63\xc0", 3); /* movsxd rax, eax */
         emit_bytes(e, "\x48\xc1\xf8\x03", 4); /* sar rax, 3 */
-        emit_bytes(e, "\x48\x83\xe0", 3);       /* and rax, -size */
+        emit_bytes(e, "\x48\x83\xe0", 3);     /* and rax, -size */
         emit8(e, (uint8_t)-g->bit_size);
         emit_op_mem(e, 0x8d, 8, RCX, (struct mem){RCX, RAX, 1, false, 0}, false);
     }
@@ -753,6 +767,8 @@ look_up:
                                  g->access * sizeof(struct tlb_ways) +
                                  offsetof(struct tlb_ways, addend)),
               8);
+    if (alone && g->access == MMU_WRITE && !g->bit_size)
+        site_passes(x, s, g, g->low - delta);
     g->checked = true;
     if (g->slot != NO_SLOT)
         emit_store(e, SLOT_MEM(g->slot), RAX, 8);
@@ -1567,10 +1583,10 @@ static void emit_pushf(struct xlate *x)
     emit_bytes(e, "\x83\xe1", 2), emit8(e, 0xd5); /* and ecx, the five */
     emit_bytes(e, "\x83\xe0", 2), emit8(e, 1);    /* and eax, 1 */
     emit_bytes(e, "\xc1\xe0", 2), emit8(e, 11);   /* shl eax, 11: OF */
-    emit_bytes(e, "\x09\xc1", 2);                /* or ecx, eax */
+    emit_bytes(e, "\x09\xc1", 2);                 /* or ecx, eax */
     emit_load(e, RAX, CPU(rflags), 8);
-    emit_bytes(e, "\x48\x25", 2);                /* and rax, */
-    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
+    emit_bytes(e, "\x48\x25", 2); /* and rax, */
+    emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
     emit_bytes(e, "\x48\x09\xc1", 3); /* or rcx, rax */
     emit_load(e, RAX, CTX(value), 8);
     emit_store(e, mem_at(RAX, 0), RCX, 8);
@@ -1591,7 +1607,7 @@ static void emit_popf(struct xlate *x)
     emit_mov(e, RAX, RCX, 8);
     emit_op_mem(e, 0x33, 8, RAX, CPU(rflags), false); /* xor rax, */
     emit_bytes(e, "\x48\xa9", 2);                     /* test rax, */
-    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
+    emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
     c = cold_new(x, SITE_INTERP, emit_jcc(e, 5));
     c->saved = true;
     c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
@@ -1676,7 +1692,8 @@ static void emit_bt_mem(struct xlate *x)
     resume_here(x, first_site);
 }
 
-/* CMPXCHG8B, CMPXCHG16B: RDX, RBX are where they belong, RAX and RCX go there, R14 has the address. */
+/* CMPXCHG8B, CMPXCHG16B: RDX, RBX are where they belong, RAX and RCX go there, R14 has the address.
+ */
 static void emit_pair(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];

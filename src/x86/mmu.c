@@ -250,20 +250,37 @@ static always_inline bool write_allowed(struct ram_block *b, uint64_t offset)
     return ram_write_is_plain(b, offset);
 }
 
-/* Would a write to this address be an access that mmu_fill() may make an entry for? */
-static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access)
+/* Whose walk it is: mmu_walk()'s, mmu_fill()'s, mmu_fill_code()'s. */
+enum walk_for { WALK_ALL, WALK_FILL, WALK_CODE };
+
+/* A page that is written to directly but for the engine's code made from it? */
+static always_inline bool only_code(const struct ram_block *b, uint64_t offset)
+{
+    uint8_t flags = atomic_load_explicit(&b->page_flags[offset >> RAM_PAGE_BITS],
+                                         memory_order_relaxed);
+
+    return flags & RAM_CODE && !(atomic_load_explicit(&b->tracking, memory_order_relaxed) & ~flags);
+}
+
+/* Would a write to this address be an access that mmu_fill() may make an entry for, or one that
+ * mmu_fill_code() is for? */
+static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access,
+                                           const enum walk_for cached)
 {
     struct page e = phys_find(cpu, address, true);
+
+    if (cached == WALK_CODE)
+        return e.block && e.writable && only_code(e.block, e.offset);
 
     return e.block && (access != MMU_WRITE || (e.writable && write_allowed(e.block, e.offset)));
 }
 
 /*
- * The walk of mmu_walk() and, with `cached`, of mmu_fill(): then only pages known to tlb->phys are
- * read, nothing is done but what ends in an entry, and whatever else there is gives -EAGAIN.
+ * The walk of mmu_walk() and, with `cached`, of the other two: then only pages known to tlb->phys
+ * are read, nothing is done but what ends in an entry, and whatever else there is gives -EAGAIN.
  */
 static always_inline int walk(struct cpu *cpu, gva linear, enum mmu_mode mode,
-                              enum mmu_access access, bool set_bits, const bool cached,
+                              enum mmu_access access, bool set_bits, const enum walk_for cached,
                               struct mmu_translation *out, uint32_t *pf_error)
 {
     uint64_t a20 = *cpu->a20_mask;
@@ -343,7 +360,7 @@ static always_inline int walk(struct cpu *cpu, gva linear, enum mmu_mode mode,
             target = entry & (f.entry_size == 8 ? PTE_FRAME : UINT64_C(0xfffff000)) & ~(size - 1);
         }
         target = (target | (linear & (size - 1))) & a20;
-        if (cached && !target_is_cached(cpu, target, access))
+        if (cached && !target_is_cached(cpu, target, access, cached))
             return -EAGAIN;
         changed = entry | PTE_A | (access == MMU_WRITE ? PTE_D : 0);
         if (set_bits && changed != entry) {
@@ -376,7 +393,7 @@ not_present:
 int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access, bool set_bits,
              struct mmu_translation *out, uint32_t *pf_error)
 {
-    return walk(cpu, linear, mode, access, set_bits, false, out, pf_error);
+    return walk(cpu, linear, mode, access, set_bits, WALK_ALL, out, pf_error);
 }
 
 /* ---- tables and sets ------------------------------------------------------------------------ */
@@ -616,7 +633,7 @@ static bool set_drop_page(struct tlb_set *s, gva linear, bool all)
         bool jumps = t->fetch_replaced;
 
         for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            if (t->ways[access].tag[i] != tlb_tag(linear) ||
+            if ((t->ways[access].tag[i] & ~TLB_ASK) != tlb_tag(linear) ||
                 !(all || t->global[access][i / TLB_BLOCK] & BIT(bit)))
                 continue;
             entry_drop(t, access, i);
@@ -817,14 +834,34 @@ __attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mod
     uint32_t error;
 
     if (!linear_is_valid(cpu, linear) ||
-        walk(cpu, linear, mode, access, true, true, &t, &error) < 0)
+        walk(cpu, linear, mode, access, true, WALK_FILL, &t, &error) < 0)
         return false;
     e = phys_find(cpu, t.address, true);
-    if (!e.block || (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE)))
+    if (!e.block ||
+        (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE, WALK_FILL)))
         return false;
     cpu->tlb->misses++;
     fill(cpu, linear, mode, access, &t, &e, e.block->host + e.offset + (t.address & PAGE_MASK));
     return tlb_lookup(cpu, linear, 1, mode, access) != NULL;
+}
+
+__attribute__((flatten)) bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode)
+{
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!linear_is_valid(cpu, linear) ||
+        walk(cpu, linear, mode, MMU_WRITE, true, WALK_CODE, &t, &error) < 0 ||
+        !target_is_cached(cpu, t.address, MMU_WRITE, WALK_CODE))
+        return false;
+    if (t.page_size > 4 * KiB)
+        note_large(cpu->tlb, linear, t.page_size, t.global);
+    e = phys_find(cpu, t.address, true);
+    tlb_set(cpu->tlb, mode, MMU_WRITE, linear, e.block->host + e.offset + (t.address & PAGE_MASK),
+            t.global);
+    cpu->tlb->table[mode]->ways[MMU_WRITE].tag[tlb_index(linear)] |= TLB_ASK;
+    return true;
 }
 
 _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)

@@ -48,6 +48,8 @@ enum {
     TLB_BLOCKS = TLB_SIZE / TLB_BLOCK,
 };
 
+#define TLB_ASK BIT(63) /* in a tag: mmu_fill_code() */
+
 /* Separate arrays, for an index scaled by 8 needs no shift. */
 struct tlb_ways {
     uint64_t tag[TLB_SIZE]; /* tlb_tag(); empty: tlb_empty() */
@@ -202,6 +204,10 @@ bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access a
 /* The same for those who may call anything: it learns what tlb->phys lacks. Does not raise. */
 bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
 
+/* As mmu_fill() for writes, in a page that could have a write entry but for its RAM_CODE: the entry
+ * made has TLB_ASK in its tag, so that no lookup finds it but tlb_find_code(). */
+bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode);
+
 /* What CPU_EVENT_FLUSH asks for: drop everything that was ever cached. Also after SMM came or
  * went, after A20 changed, and after CR3 changed in any way but MOV CR3. */
 void mmu_flush_all(struct cpu *cpu);
@@ -245,6 +251,16 @@ static inline uint8_t *tlb_find(const struct tlb_table *t, gva linear, unsigned 
     if (t->ways[access].tag[i] != tlb_tag(linear + size - 1))
         return NULL;
     return (uint8_t *)(linear + t->ways[access].addend[i]);
+}
+
+/* The same of what mmu_fill_code() made. */
+static inline uint8_t *tlb_find_code(const struct tlb_table *t, gva linear, unsigned size)
+{
+    unsigned i = tlb_index(linear);
+
+    if (t->ways[MMU_WRITE].tag[i] != (tlb_tag(linear + size - 1) | TLB_ASK))
+        return NULL;
+    return (uint8_t *)(linear + t->ways[MMU_WRITE].addend[i]);
 }
 
 static inline uint8_t *tlb_lookup(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode,
