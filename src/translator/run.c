@@ -31,7 +31,7 @@
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { MANY_FAILURES = 8, COLD_STRETCH = 64, TICK_TSC = 100000 };
+enum { MANY_FAILURES = 64, FAILURES_TIME = 500, COLD_STRETCH = 64, TICK_TSC = 100000 };
 #define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* never canonical */
 
 static struct translator_options options_now;
@@ -396,11 +396,23 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
            !atomic_load(&c->t->stop) && !interp_needed(cpu);
 }
 
-/* A check of several accesses failed where each alone might not: after some times nobody comes to
- * this block any more, and one with single checks is made. */
+/*
+ * A check of several accesses failed where each alone might not: at a page's end, or because of one
+ * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
+ * only a block that fails again and again within a short time gets them: nobody comes to it any more
+ * then, and one with single checks is made.
+ */
 static void check_failed(struct translator *t, struct block *b)
 {
-    if (b->failures >= MANY_FAILURES || ++b->failures < MANY_FAILURES)
+    uint32_t now = (uint32_t)(rdtsc() >> 10);
+
+    if (b->failures >= MANY_FAILURES)
+        return;
+    if (now - b->failing_since > FAILURES_TIME)
+        b->failures = 0;
+    if (!b->failures)
+        b->failing_since = now;
+    if (++b->failures < MANY_FAILURES)
         return;
     pthread_mutex_lock(&t->lock);
     block_forget(t, b);

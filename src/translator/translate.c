@@ -26,7 +26,7 @@
 #include <time.h>
 
 enum { PARSE_MAX = 15 };
-enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
+enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 256 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
 
 enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
