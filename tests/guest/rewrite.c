@@ -235,6 +235,58 @@ static void returns_to_new_code(void)
     expect("a return to code that changed meanwhile", v, 5 * 199 * 200 / 2);
 }
 
+/* The runner's device that copies memory. */
+enum { BACKGROUND = 1u << 31 };
+
+static void outl(u16 port, u32 value)
+{
+    __asm__ volatile("outl %0, %w1" : : "a"(value), "Nd"(port) : "memory");
+}
+
+static void device_copies(volatile u8 *to, const volatile u8 *from, u32 length)
+{
+    outl(0xc0, (u32)(word)from);
+    outl(0xc4, (u32)(word)to);
+    outl(0xc8, length);
+}
+
+static void device_waits(void)
+{
+    u32 v;
+
+    __asm__ volatile("inl %w1, %0" : "=a"(v) : "Nd"(0xc8) : "memory");
+}
+
+static void written_by_a_device(void)
+{
+    volatile u8 *code = room + 11 * 4096, *copies = room + 13 * 4096;
+    u32 x = 0, want = 0;
+
+    for (u32 i = 0; i < 100; i++) {
+        emit_add(copies, i);
+        emit_add(copies + 4096 - 5, i + 7); /* into the next page */
+        device_copies(code + i % 3, copies, FUNCTION_SIZE);
+        for (u32 j = 0; j < 1 + i % 9; j++, want += i)
+            x = (u32)at(code + i % 3)(x);
+        device_copies(code, copies, 8192);
+        for (u32 j = 0; j < 10; j++, want += i + i + 7)
+            x = (u32)at(code + 4096 - 5)((u32)at(code)(x));
+    }
+    expect("code that a device writes", x, want);
+    /* In the background, under code that runs: the old or the new, and when it is done, the new. */
+    x = want = 0;
+    for (u32 i = 1; i < 200; i++) {
+        emit_add(copies, i);
+        device_copies(code, copies, FUNCTION_SIZE | BACKGROUND);
+        for (u32 j = 0; j < 20; j++)
+            (void)at(code + 4096 - 5)(x);
+        device_waits();
+        x = (u32)at(code)(x);
+        want += i;
+    }
+    expect("and while code runs", x, want);
+}
+
 void test(void)
 {
     patch_and_call("patch and call", 4000, 1);
@@ -247,4 +299,5 @@ void test(void)
     recycled();
     in_the_loop();
     returns_to_new_code();
+    written_by_a_device();
 }
