@@ -247,7 +247,7 @@ static uint32_t next_page_name(struct bt_cpu *c, gva linear, const uint8_t *host
 
 /* A block at `linear`, whose page has its name, or gets it, in *slot. NULL: not now. Lock held. */
 static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *host, uint32_t *slot,
-                                uint32_t key)
+                                uint32_t key, uint8_t *warm)
 {
     struct translator *t = c->t;
     uint32_t name = *slot, page2;
@@ -257,6 +257,11 @@ static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *hos
 
     if (cache_full(t) || (!name && !code_ram(c->cpu, linear, &ram, &at)))
         return NULL;
+    *slot = name = page_find(t, ram, at);
+    if (*warm < page_warm(t, name)) {
+        (*warm)++;
+        return NULL;
+    }
     if (!page_make(t, c, ram, at, &name))
         return NULL;
     *slot = name;
@@ -314,7 +319,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
         return NULL;
     }
     pthread_mutex_lock(&t->lock);
-    b = block_make(c, linear, host, slot, key);
+    b = block_make(c, linear, host, slot, key, warm);
     c->want_empty = !b && cache_full(t);
     pthread_mutex_unlock(&t->lock);
     return b;
