@@ -34,6 +34,7 @@ struct run_options {
     unsigned serial_count;
     const char *debugcon;
     bool quiet;
+    bool engine_check;
 };
 
 /* 0, one of these, or -errno with *err for a wrong command line. */

@@ -218,7 +218,8 @@ struct translator {
     struct bt_stats stats;
     void *log;
     void *perf_map;
-    uint64_t features; /* of the host, enum host_feature */
+    uint64_t features;                      /* of the host, enum host_feature */
+    pthread_mutex_t check_lock, check_next; /* check_turn() */
 };
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
@@ -270,6 +271,9 @@ struct bt_cpu {
         uint64_t gdt, raw_cs, raw_ss;
         struct segment cs, ss;
     } returned;
+    struct check *check; /* NULL: options.check is off */
+    bool left;           /* with check: the next instruction is to be interpreted */
+    bool differs;        /* a check has failed */
 };
 
 static inline unsigned warm_index(const uint8_t *host)
@@ -349,6 +353,22 @@ void stubs_make(struct translator *t);
 uint64_t bt_fast(struct cpu *cpu);
 uint64_t bt_slow(struct cpu *cpu);
 
+/* Run a block from the loop. */
+void enter_block(struct bt_cpu *c, struct block *b, uint32_t key);
+
+/* ---- check.c -------------------------------------------------------------------------------- */
+
+void check_new(struct bt_cpu *c);
+void check_free(struct bt_cpu *c); /* none is nothing */
+/* enter_block() and compare. False: a difference, and it was told. */
+bool check_run(struct bt_cpu *c, struct block *b, uint32_t key);
+/* Wait for our turn, or go on with it; let others have it. */
+void check_turn(struct bt_cpu *c);
+void check_pause(struct bt_cpu *c);
+/* Must the interpreter have this kind (enum parse_kind), because it cannot be tried first? */
+bool check_excludes(unsigned kind);
+void check_print(const struct translator *t, void *file);
+void check_sabotage(const struct translator *t, struct bt_insn *in);
 /* Where GS points, by us on this thread. */
 void gs_set(struct translator *t, struct tlb_table *area);
 

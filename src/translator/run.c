@@ -331,7 +331,7 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = jump_of(table, rip);
 
-    if (!(b->key & KEY_FLAT_CODE))
+    if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
     block_jump(b, rip);
     j->rip = rip ^ BIT(63);
@@ -393,8 +393,13 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     uint64_t flushes = cpu->tlb->flushes;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
-    enum interp_result r = interp_step(cpu, 1);
+    enum interp_result r;
 
+    if (c->check) {
+        c->left = true;
+        return false;
+    }
+    r = interp_step(cpu, 1);
     return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
            !atomic_load(&c->t->stop) && !interp_needed(cpu);
@@ -462,7 +467,7 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_LINK:
         cpu->rip = rip_at(cpu, x, s->offset);
         c->count[COUNT_LINK]++;
-        if (atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -483,7 +488,7 @@ uint64_t bt_slow(struct cpu *cpu)
             interpret_one(c, s->block);
             break;
         }
-        if (atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -567,7 +572,7 @@ static void go_inside(struct bt_cpu *c)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
-static void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
+void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
 {
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
@@ -632,6 +637,8 @@ static enum interp_result loop(struct cpu *cpu)
         uint32_t key;
 
         tick(c);
+        if (c->check)
+            check_turn(c);
         if (c->want_empty) {
             atomic_store(&c->inside, false);
             empty_cache(c);
@@ -654,7 +661,21 @@ static enum interp_result loop(struct cpu *cpu)
                 return r;
             continue;
         }
-        enter_block(c, b, key);
+        if (!c->check) {
+            enter_block(c, b, key);
+            continue;
+        }
+        if (c->differs || !check_run(c, b, key))
+            return INTERP_EVENT;
+        if (c->left) {
+            const struct site *s = &c->t->sites[c->context->site];
+
+            r = interp_step(cpu, 1);
+            if (s->kind == SITE_FAST && s->helper == FAST_IRET)
+                fast_learn(c);
+            if (r != INTERP_OK)
+                return r;
+        }
     }
 }
 
@@ -667,8 +688,15 @@ enum interp_result translator_run(struct cpu *cpu)
     fault_thread(c);
     r = loop(cpu);
     atomic_store(&c->inside, false);
+    if (c->check)
+        check_pause(c);
     cpu->unwind = outer;
     return r;
+}
+
+bool translator_differs(const struct cpu *cpu)
+{
+    return ((const struct bt_cpu *)cpu->engine)->differs;
 }
 
 /* ---- attaching ------------------------------------------------------------------------------ */
@@ -709,6 +737,10 @@ static struct translator *translator_new(const struct translator_options *o, str
         t->options.cache_size = 128 * MiB;
     t->options.cache_size = MIN(MAX(t->options.cache_size, 1 * MiB), 1024 * MiB);
     pthread_mutex_init(&t->lock, NULL);
+    pthread_mutex_init(&t->check_lock, NULL);
+    pthread_mutex_init(&t->check_next, NULL);
+    if (t->options.check)
+        t->options.warm = 0; /* everything */
     if (getauxval(AT_HWCAP2) & 2)
         t->features |= HOST_FSGSBASE;
     if (__builtin_cpu_supports("avx"))
@@ -768,6 +800,8 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
             memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
     }
     c->warm = xcalloc(1, WARM_SIZE);
+    if (t->options.check)
+        check_new(c);
     cpu->engine = c;
     stacks_reset(c);
     t->cpus[t->cpu_count++] = c;
@@ -787,6 +821,7 @@ static void detach(struct bt_cpu *c)
     munmap(c->context, 4096);
     close(c->context_fd);
     free(c->warm);
+    check_free(c);
     cpu->engine = NULL;
     free(c);
 }
@@ -808,6 +843,8 @@ void translator_detach(struct cpu *cpu)
     struct bt_cpu *c = cpu->engine;
     struct translator *t = c->t;
 
+    if (t->options.check)
+        check_print(t, stderr);
     if (t->options.stats)
         print_stats(t, stderr);
     t->options.stats = false;
@@ -910,6 +947,8 @@ static void destroy(struct engine *e)
     struct bt_engine *x = e->data;
 
     memory_unlisten(e->memory, &x->listener);
+    if (x->t->options.check)
+        check_print(x->t, stderr);
     if (x->t->options.stats)
         print_stats(x->t, stderr);
     x->t->options.stats = false;
@@ -927,6 +966,10 @@ static enum engine_exit run(struct engine *e, struct cpu *cpu, struct error *err
     current = cpu->engine;
     r = translator_run(cpu);
     current = NULL;
+    if (translator_differs(cpu)) {
+        error_set(err, EIO, "the engine check has found a difference");
+        return ENGINE_ERROR;
+    }
     switch (r) {
     case INTERP_SHUTDOWN: return ENGINE_SHUTDOWN;
     case INTERP_HALTED: return ENGINE_HALTED;

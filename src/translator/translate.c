@@ -1858,6 +1858,10 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
             *in = (struct bt_insn){.kind = KIND_FALLBACK, .length = 0, .ends = true};
         } else {
             soften(x, in);
+            if (x->t->options.check && check_excludes(in->kind))
+                in->kind = KIND_FALLBACK;
+            if (x->t->options.sabotage)
+                check_sabotage(x->t, in);
             if (in->kind == KIND_FALLBACK)
                 in->ends = interp_ends(x, at, in);
         }
@@ -1993,6 +1997,7 @@ again:
             if (shadow && more)
                 end_shadow(x);
         }
+        x->count = x->i; /* one in the middle may have ended it */
         x->host[x->i] = x->e.at;
         if (more) {
             x->i--;

@@ -112,10 +112,15 @@ static always_inline bool entry_load(struct cpu *cpu, gpa address, unsigned size
     if (!e.block) {
         if (cached)
             return false;
+        if (cpu->tlb && cpu->tlb->dry)
+            cpu->tlb->dry->device(cpu);
         *entry = cpu_phys_read(cpu, address, size);
         return true;
     }
-    p = e.block->host + e.offset + (address & PAGE_MASK);
+    p = e.block->host + e.offset;
+    if (!cached && cpu->tlb->dry)
+        p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, false, true);
+    p += address & PAGE_MASK;
     *entry = size == 4 ? *(const volatile uint32_t *)p : *(const volatile uint64_t *)p;
     return true;
 }
@@ -139,6 +144,12 @@ static always_inline enum update entry_update(struct cpu *cpu, gpa address, uint
     offset = e.offset + (address & PAGE_MASK);
     if (cached && !ram_write_is_plain(e.block, offset))
         return UPDATE_REFUSED;
+    if (!cached && cpu->tlb->dry) {
+        uint8_t *p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, true, true);
+
+        store_le(p + (address & PAGE_MASK), new, size);
+        return UPDATE_DONE;
+    }
     if (size == 4) {
         uint32_t expected = (uint32_t)old;
 
@@ -259,10 +270,9 @@ static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mm
     struct page e = phys_find(cpu, address, true);
 
     if (cached == WALK_CODE)
-        return e.block && e.writable && !cpu->tlb->write_hook && only_code(e.block, e.offset);
+        return e.block && e.writable && only_code(e.block, e.offset);
 
-    return e.block && (access != MMU_WRITE ||
-                       (e.writable && !cpu->tlb->write_hook && write_allowed(e.block, e.offset)));
+    return e.block && (access != MMU_WRITE || (e.writable && write_allowed(e.block, e.offset)));
 }
 
 /*
@@ -390,20 +400,27 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
 
 static const struct tlb_large no_large = {.base = 1};
 
+static struct tlb_table *table_new(void)
+{
+    struct tlb_table *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (t == MAP_FAILED) {
+        fprintf(stderr, "hospes: no address space for a TLB: %s\n", strerror(errno));
+        abort();
+    }
+    for (unsigned access = 0; access < MMU_ACCESSES; access++) {
+        t->ways[access].tag[0] = tlb_empty(0);
+        t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
+    }
+    return t;
+}
+
 static void tables_make(struct cpu *cpu, struct tlb_set *s)
 {
     for (unsigned mode = 0; mode < MMU_MODES; mode++) {
-        struct tlb_table *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        struct tlb_table *t = table_new();
 
-        if (t == MAP_FAILED) {
-            fprintf(stderr, "hospes: no address space for a TLB: %s\n", strerror(errno));
-            abort();
-        }
-        for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            t->ways[access].tag[0] = tlb_empty(0);
-            t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
-        }
         s->table[mode] = t;
         if (cpu->tlb->table_made)
             cpu->tlb->table_made(cpu, t);
@@ -473,6 +490,13 @@ static void set_drop(struct tlb_set *s, bool global_too)
             s->large[half] = no_large;
 }
 
+/* A dry run may not touch TLBs. */
+static void not_dry(struct cpu *cpu)
+{
+    if (cpu->tlb->dry)
+        cpu->tlb->dry->device(cpu);
+}
+
 static void code_dropped(struct cpu *cpu)
 {
     if (cpu->tlb->code_dropped)
@@ -536,19 +560,33 @@ void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct t
                 table_made(cpu, t->set[n].table[mode]);
 }
 
-void mmu_set_write_hook(struct cpu *cpu, void (*hook)(struct cpu *cpu, const uint8_t *host_page))
+static const struct tlb_table *empty_table;
+
+static void empty_table_make(void)
 {
-    unsigned block;
+    struct tlb_table *t = table_new();
 
-    cpu->tlb->write_hook = hook;
-    for (unsigned n = 0; hook && n < TLB_SETS; n++)
-        for (unsigned mode = 0; mode < MMU_MODES; mode++) {
-            struct tlb_table *t = cpu->tlb->set[n].table[mode];
+    mprotect(t, sizeof(*t), PROT_READ);
+    empty_table = t;
+}
 
-            if (t)
-                FOR_EACH_BLOCK(block, t, MMU_WRITE)
-            block_drop(t, MMU_WRITE, block, true);
-        }
+const struct tlb_table *mmu_empty_table(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, empty_table_make);
+    return empty_table;
+}
+
+/* Accesses find no entry where they look first, so all of them come to mmu_access_page(). */
+void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry)
+{
+    struct tlb *t = cpu->tlb;
+
+    t->dry = dry;
+    for (unsigned mode = 0; mode < MMU_MODES; mode++)
+        t->table[mode] = dry ? (struct tlb_table *)(uintptr_t)mmu_empty_table()
+                             : t->set[t->current].table[mode];
 }
 
 /* ---- dropping ------------------------------------------------------------------------------- */
@@ -559,6 +597,7 @@ void mmu_flush_linear(struct cpu *cpu)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++) {
         set_drop(&t->set[n], true);
         t->set[n].valid = false;
@@ -615,6 +654,7 @@ void mmu_flush_page(struct cpu *cpu, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++)
         code |= set_drop_page(&t->set[n], linear, n == t->current);
     if (code)
@@ -657,6 +697,7 @@ void mmu_switch(struct cpu *cpu, bool keep)
 
     if (!t)
         return;
+    not_dry(cpu);
     before = t->current;
     n = set_find(t, pcid_now(cpu));
     if (n == TLB_SETS)
@@ -676,6 +717,7 @@ void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     if (type == 2) {
         mmu_flush_linear(cpu);
         return;
@@ -770,8 +812,7 @@ static always_inline void fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
         return;
     }
     tlb_set(cpu->tlb, mode, MMU_READ, linear, host, t->global);
-    if (e->writable && t->writable && t->dirty && !cpu->tlb->write_hook &&
-        write_allowed(e->block, e->offset))
+    if (e->writable && t->writable && t->dirty && write_allowed(e->block, e->offset))
         tlb_set(cpu->tlb, mode, MMU_WRITE, linear, host, t->global);
 }
 
@@ -829,6 +870,26 @@ _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)
     cpu_raise_error(cpu, EXC_PF, error);
 }
 
+static uint8_t *dry_access(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    const struct tlb *tlb = cpu->tlb;
+    uint8_t *host = tlb_find(tlb->set[tlb->current].table[mode], linear, 1, access);
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!host) {
+        if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
+            page_fault(cpu, linear, error);
+        e = phys_find(cpu, t.address, false);
+        if (!e.block || (access == MMU_WRITE && !e.writable))
+            tlb->dry->device(cpu);
+        host = e.block->host + e.offset + (t.address & PAGE_MASK);
+    }
+    return tlb->dry->page(cpu, host - (linear & PAGE_MASK), access == MMU_WRITE, false) +
+           (linear & PAGE_MASK);
+}
+
 uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access,
                          gpa *address, struct ram_block **block, uint64_t *offset)
 {
@@ -840,6 +901,8 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
     *block = NULL;
     if (host)
         return host;
+    if (cpu->tlb->dry)
+        return dry_access(cpu, linear, mode, access);
     cpu->tlb->misses++;
     if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
         page_fault(cpu, linear, error);
@@ -854,8 +917,6 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
             *block = e.block;
             *offset = e.offset + (t.address & PAGE_MASK);
         }
-        if (cpu->tlb->write_hook)
-            cpu->tlb->write_hook(cpu, host - (t.address & PAGE_MASK));
     }
     return host;
 }

@@ -118,8 +118,7 @@ struct tlb {
     /* Fetch entries went, or another set became current: what the engine remembers of linear
      * addresses of code (return stacks) is void, and `table` above may have changed. */
     void (*code_dropped)(struct cpu *cpu);
-    /* mmu_set_write_hook() */
-    void (*write_hook)(struct cpu *cpu, const uint8_t *host_page);
+    const struct mmu_dry *dry; /* mmu_set_dry() */
 };
 
 /* Allocate and free cpu->tlb, empty. Software engines call this before the first access. */
@@ -131,10 +130,22 @@ void mmu_detach(struct cpu *cpu);
 void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct tlb_table *t),
                    void (*code_dropped)(struct cpu *cpu));
 
-/* While set, `hook` is called with the host page before mmu_access_page() returns a pointer for a
- * write, and there are no write entries. NULL: no more. Accessed and dirty bits in page tables are
- * not told of. */
-void mmu_set_write_hook(struct cpu *cpu, void (*hook)(struct cpu *cpu, const uint8_t *host_page));
+/*
+ * A dry run: while set, accesses change nothing that anybody else sees, and reach no device. The
+ * TLB is asked but not filled, page tables (accessed and dirty bits included) and data are what
+ * `page` has in their place, and nobody hears of writes to watched pages. Whoever drops or
+ * switches TLBs is told `device`, too. NULL: no more.
+ */
+struct mmu_dry {
+    /* What stands for a host page of RAM; `write`: it is going to be written. `table`: it is the
+     * walk that asks, not the guest. */
+    uint8_t *(*page)(struct cpu *cpu, uint8_t *host_page, bool write, bool table);
+    /* The access is one to a device, or a write to ROM: it is refused. Does not return. */
+    void (*device)(struct cpu *cpu);
+};
+void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry);
+/* A table without entries, read-only, shared by all. */
+const struct tlb_table *mmu_empty_table(void);
 
 /* Guest data at any alignment: one host access each, which is what makes it atomic as the manual
  * promises for aligned ones. */
