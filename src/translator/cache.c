@@ -152,6 +152,8 @@ static struct translator *the_translator_of(struct ram_block *ram)
     return names ? container_of(names, struct ram_names, name[0])->t : NULL;
 }
 
+enum { PATIENCE_MIN = 10 };
+
 static void page_unwatch(struct code_page *p)
 {
     atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS], (unsigned char)~RAM_CODE);
@@ -228,7 +230,8 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     if (!name) {
         name = t->page_count++;
         p = &t->pages[name];
-        *p = (struct code_page){.ram = ram, .offset = offset & ~UINT64_C(0xfff)};
+        *p = (struct code_page){
+            .ram = ram, .offset = offset & ~UINT64_C(0xfff), .patience = PATIENCE_MIN};
         names[offset >> RAM_PAGE_BITS] = name;
     }
     *out = name;
@@ -437,8 +440,10 @@ void page_open(struct translator *t, uint32_t page)
 
     granules_get(t, p, set);
     granules_set(p, set);
-    if (!p->blocks && !p->crossers)
+    if (!p->blocks && !p->crossers) {
         page_unwatch(p);
+        p->beside = 0;
+    }
 }
 
 /*
@@ -465,10 +470,30 @@ static void page_heat(struct translator *t, struct code_page *p, const struct bl
         t->cpus[i]->warm[warm_index(p->ram->host + p->offset + b->offset)] = 0;
 }
 
-/* Blocks that were made from any of these bytes go. */
+/* A store beside code that did not go by bt_fast() costs as much as several that did. */
+static bool still_patient(struct code_page *p)
+{
+    enum { SLOW_STORE = 8 };
+
+    atomic_store_explicit(&p->beside, p->beside + SLOW_STORE, memory_order_relaxed);
+    return !page_is_tired(p);
+}
+
+/*
+ * Blocks that were made from any of these bytes go. So do all of a page that many stores went to
+ * beside its code: it may be code that nobody executes any more, and then the page is plain again.
+ * If it is not so, it will be longer until that is tried once more.
+ */
 static void page_written(struct translator *t, uint32_t name, unsigned first, unsigned end)
 {
     struct code_page *p = &t->pages[name];
+    uint64_t before = t->stats.invalidated;
+
+    if (page_is_tired(p)) {
+        first = 0;
+        end = 4096;
+        p->patience = MIN(p->patience + 1, 31u);
+    }
 
     for (uint32_t i = p->blocks; i; i = t->blocks[i].next_in_page) {
         struct block *b = &t->blocks[i];
@@ -487,6 +512,8 @@ static void page_written(struct translator *t, uint32_t name, unsigned first, un
         }
     }
     page_open(t, name);
+    if (t->stats.invalidated == before)
+        still_patient(p);
 }
 
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
@@ -499,10 +526,11 @@ void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
         unsigned first = (unsigned)(at < offset ? offset - at : 0);
         unsigned end = (unsigned)MIN(offset + length - at, UINT64_C(0x1000));
         uint32_t name = __atomic_load_n(&names_of(ram)[at >> RAM_PAGE_BITS], __ATOMIC_ACQUIRE);
+        struct code_page *p = &t->pages[name];
 
         /* The bytes are in memory before this looks (ram_written()): who makes a block now has
          * closed the page already, or sees them. */
-        if (!name || !page_is_code(&t->pages[name], first, end - first))
+        if (!name || (!page_is_code(p, first, end - first) && still_patient(p)))
             continue;
         pthread_mutex_lock(&t->lock);
         name = page_find(t, ram, at);

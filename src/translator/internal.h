@@ -163,9 +163,11 @@ struct code_page {
     uint64_t offset;
     _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers; /* blocks of the page before whose instruction ends here */
-    uint32_t heat;     /* how often blocks were invalidated lately */
-    uint64_t heated;   /* and when: TSC */
+    uint32_t crossers;       /* blocks of the page before whose instruction ends here */
+    uint32_t heat;           /* how often blocks were invalidated lately */
+    uint64_t heated;         /* and when: TSC */
+    _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
+    uint32_t patience;       /* log2 of how many of them it stands */
 };
 
 enum {
@@ -329,6 +331,10 @@ static inline bool page_is_code(const struct code_page *p, unsigned offset, unsi
         if (atomic_load_explicit(&p->granules[g / 64], memory_order_relaxed) >> g % 64 & 1)
             return true;
     return false;
+}
+static inline bool page_is_tired(const struct code_page *p)
+{
+    return atomic_load_explicit(&p->beside, memory_order_relaxed) >> p->patience != 0;
 }
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);

@@ -149,6 +149,26 @@ static void only_what_was_written_goes(void **state)
     vm_free(vm);
 }
 
+/* Code that is not executed any more costs the stores beside it something for a while only; code
+ * that is, for shorter and shorter parts of the time. */
+static void patience_with_data_beside_code(void **state)
+{
+    struct vm *vm = vm_new(0, 0);
+    uint32_t stores, last = 0;
+
+    write_function(vm, CODE, 3);
+    for (unsigned round = 0; round < 6; round++) {
+        assert_int_equal(call(vm, CODE, 5), 15);
+        assert_true(watched(vm, CODE));
+        for (stores = 0; watched(vm, CODE) && stores < 1000000; stores++)
+            poke(vm, CODE + 512, (uint8_t)stores);
+        assert_in_range(stores, last + last / 2, 100000);
+        assert_false(watched(vm, CODE));
+        last = stores;
+    }
+    vm_free(vm);
+}
+
 /* The same physical code at two addresses would need paging; here: entries that collide, and many
  * addresses, with changes from outside between the runs. */
 static void jump_tables_forget(void **state)
@@ -241,6 +261,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_page_is_watched_while_it_has_blocks),
         cmocka_unit_test(only_what_was_written_goes),
+        cmocka_unit_test(patience_with_data_beside_code),
         cmocka_unit_test(jump_tables_forget),
         cmocka_unit_test(what_changes_often_is_interpreted),
         cmocka_unit_test(a_full_cache_starts_again),
