@@ -2,9 +2,10 @@
  * cache.c - the code cache, and who knows whom in it: pages, blocks, links.
  *
  * The cache is one memfd mapped twice: once readable and writable, once readable and executable, so
- * that no page is ever both. It is filled from the front; what is invalidated stays as waste until
- * the cache is full, then everybody leaves and it starts again from nothing (a guest refills what
- * it uses within milliseconds).
+ * that no page is ever both. It is made of regions, which are filled one after the other; what is
+ * invalidated stays as waste until its region's turn comes again: then everybody leaves, all that
+ * is left in it goes, and it is filled anew. Blocks, sites, links and faults of a region are a part
+ * of their arrays, so they go with it. (A guest translates what it still uses within milliseconds.)
  *
  * Rules an editor must keep:
  *  - A block is found by guest-physical page (by name, an index into `pages`), offset and key,
@@ -53,7 +54,7 @@ static void release(void *p, size_t size)
         munmap(p, size);
 }
 
-enum { GUARD = 64 * 1024, INSN_REACH = 14 };
+enum { GUARD = 64 * 1024, INSN_REACH = 14, BLOCK_ROOM = 64 * 1024, REGION_MIN = 4 * 1024 * 1024 };
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
@@ -90,8 +91,7 @@ int cache_new(struct translator *t, struct error *err)
         return error_set(err, ENOMEM,
                          "the host refuses memory that can be executed, or address space for the "
                          "code cache: use --engine interp");
-    t->block_count = t->page_count = t->link_count = 1; /* 0: none */
-    t->site_count = SITES_FIXED;
+    t->page_count = 1; /* 0: none */
     return 0;
 }
 
@@ -111,12 +111,48 @@ void cache_free(struct translator *t)
     release(t->faults, sizeof(*t->faults) * MAX_FAULTS);
 }
 
+/* ---- regions -------------------------------------------------------------------------------- */
+
+/* Where region n starts in each array; n == regions: where the last one ends. */
+static struct region region_start(const struct translator *t, unsigned n)
+{
+    const struct region first = {t->first, 1, SITES_FIXED, 1, 0};
+    const struct region last = {t->size, MAX_BLOCKS, MAX_SITES, MAX_LINKS, MAX_FAULTS};
+#define SHARE(field) (first.field + (last.field - first.field) / t->regions * n)
+
+    return (struct region){SHARE(used), SHARE(blocks), SHARE(sites), SHARE(links), SHARE(faults)};
+#undef SHARE
+}
+
+static void region_begin(struct translator *t, unsigned n)
+{
+    struct region start = region_start(t, n);
+
+    t->region = n;
+    t->used = start.used;
+    t->block_count = start.blocks;
+    t->site_count = start.sites;
+    t->link_count = start.links;
+    t->fault_count = start.faults;
+    t->limit = region_start(t, n + 1);
+}
+
+void cache_begin(struct translator *t)
+{
+    t->regions = (unsigned)MIN(MAX(t->size / REGION_MIN, 1u), (uint32_t)MAX_REGIONS);
+    for (unsigned n = 0; n < t->regions; n++)
+        t->region_end[n] = region_start(t, n);
+    region_begin(t, 0);
+}
+
 /* Room for one more block of any size? */
 bool cache_full(const struct translator *t)
 {
-    return t->used + 64 * KiB > t->size || t->block_count + 1 >= MAX_BLOCKS ||
-           t->page_count + 2 >= MAX_PAGES || t->site_count + 4096 > MAX_SITES ||
-           t->link_count + 1024 > MAX_LINKS || t->fault_count + 1024 > MAX_FAULTS;
+    const struct region *l = &t->limit;
+
+    return t->used + BLOCK_ROOM > l->used || t->block_count + 1 >= l->blocks ||
+           t->page_count + 2 >= MAX_PAGES || t->site_count + 4096 > l->sites ||
+           t->link_count + 1024 > l->links || t->fault_count + 1024 > l->faults;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -171,10 +207,8 @@ void cache_empty(struct translator *t)
     }
     memset(t->hash, 0, sizeof(*t->hash) << BLOCK_HASH_BITS);
     memset(t->pages, 0, sizeof(*t->pages) * t->page_count);
-    t->block_count = t->page_count = t->link_count = 1;
-    t->site_count = SITES_FIXED;
-    t->fault_count = 0;
-    t->used = t->first;
+    t->page_count = 1;
+    cache_begin(t);
     t->stats.flushes++;
 }
 
@@ -540,22 +574,78 @@ void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
     }
 }
 
+/* ---- recycling ------------------------------------------------------------------------------ */
+
+/* Links of blocks that go leave the lists of those they lead to. */
+static void links_drop(struct translator *t, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        uint32_t to = t->links[i].to, *at;
+
+        if (!to)
+            continue;
+        for (at = &t->blocks[to].incoming; *at;) {
+            struct link *l = &t->links[*at];
+
+            if (*at < first || *at >= end) {
+                at = &l->next_incoming;
+                continue;
+            }
+            l->to = 0;
+            *at = l->next_incoming;
+        }
+    }
+}
+
+bool cache_recycle(struct translator *t)
+{
+    unsigned next = (t->region + 1) % t->regions;
+    uint64_t invalidated = t->stats.invalidated;
+    struct region start, end;
+
+    if (t->regions == 1 || t->page_count + 2 >= MAX_PAGES) {
+        cache_empty(t);
+        return true;
+    }
+    t->region_end[t->region] = (struct region){t->used, t->block_count, t->site_count,
+                                               t->link_count, t->fault_count};
+    start = region_start(t, next);
+    end = t->region_end[next];
+    for (uint32_t i = start.blocks; i < end.blocks; i++) {
+        atomic_store(&t->blocks[i].jump_rip, 0); /* all tables are dropped */
+        block_invalidate(t, &t->blocks[i]);
+    }
+    links_drop(t, start.links, end.links);
+    if (end.blocks > start.blocks)
+        for (uint32_t i = 1; i < t->page_count; i++)
+            page_open(t, i);
+    region_begin(t, next);
+    t->stats.invalidated = invalidated; /* that counts others */
+    t->stats.recycled += end.blocks > start.blocks;
+    return false;
+}
+
 struct block *block_of_host(struct translator *t, uint32_t host)
 {
-    uint32_t low = 1, high = t->block_count;
+    for (unsigned n = 0; n < t->regions; n++) {
+        bool current = n == t->region;
+        uint32_t low = region_start(t, n).blocks;
+        uint32_t high = current ? t->block_count : t->region_end[n].blocks;
+        uint32_t used = current ? t->used : t->region_end[n].used;
 
-    if (host < t->first || host >= t->used)
-        return NULL;
-    /* Blocks lie in the cache in the order they were made. */
-    while (high - low > 1) {
-        uint32_t mid = low + (high - low) / 2;
+        if (host < region_start(t, n).used || host >= used || low == high)
+            continue;
+        /* Blocks of a region lie in the order they were made. */
+        while (high - low > 1) {
+            uint32_t mid = low + (high - low) / 2;
 
-        if (t->blocks[mid].start <= host)
-            low = mid;
-        else
-            high = mid;
+            if (t->blocks[mid].start <= host)
+                low = mid;
+            else
+                high = mid;
+        }
+        if (t->blocks[low].start <= host && host < t->blocks[low].end)
+            return &t->blocks[low];
     }
-    return low < t->block_count && t->blocks[low].start <= host && host < t->blocks[low].end
-               ? &t->blocks[low]
-               : NULL;
+    return NULL;
 }

@@ -522,11 +522,12 @@ uint64_t bt_slow(struct cpu *cpu)
 
 /* ---- many vCPUs ----------------------------------------------------------------------------- */
 
-/* Everybody out, and start the cache again. Called outside. */
+/* Everybody out, and make room in the cache. Called outside. */
 static void empty_cache(struct bt_cpu *c)
 {
     struct translator *t = c->t;
-    bool expected = false;
+    bool expected = false, names;
+    uint64_t began = now_ns(), took;
 
     c->want_empty = false;
     if (!atomic_compare_exchange_strong(&t->stop, &expected, true)) {
@@ -542,10 +543,15 @@ static void empty_cache(struct bt_cpu *c)
             sched_yield();
         }
     pthread_mutex_lock(&t->lock);
-    cache_empty(t);
-    for (unsigned i = 0; i < t->cpu_count; i++) {
-        t->cpus[i]->names_gone = true;
-        memset(t->cpus[i]->warm, 0, WARM_SIZE);
+    if (cache_full(t)) { /* or somebody was here before us */
+        names = cache_recycle(t);
+        for (unsigned i = 0; i < t->cpu_count; i++) {
+            t->cpus[i]->names_gone |= names;
+            t->cpus[i]->code_gone = true;
+            memset(t->cpus[i]->warm, 0, WARM_SIZE); /* what is seldom used may stay out */
+        }
+        took = now_ns() - began;
+        t->stats.longest_ns = MAX(t->stats.longest_ns, took);
     }
     pthread_mutex_unlock(&t->lock);
     atomic_store(&t->stop, false);
@@ -562,9 +568,10 @@ static void go_inside(struct bt_cpu *c)
         while (atomic_load(&c->t->stop))
             sched_yield();
     }
-    if (c->names_gone) {
-        c->names_gone = false;
-        mmu_flush_linear(c->cpu);
+    if (c->code_gone) {
+        if (c->names_gone)
+            mmu_flush_linear(c->cpu);
+        c->names_gone = c->code_gone = false;
         jumps_drop(c);
         stacks_reset(c);
     }
@@ -761,6 +768,7 @@ static struct translator *translator_new(const struct translator_options *o, str
     t->sites[SITE_OF_INDIRECT].kind = SITE_INDIRECT;
     t->sites[SITE_OF_FAULT].kind = SITE_FAULT;
     stubs_make(t);
+    cache_begin(t);
     tools_open(t);
     fault_setup();
     return t;

@@ -23,8 +23,6 @@
 
 #include "interp/insn.h"
 
-#include <time.h>
-
 enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
@@ -1895,14 +1893,6 @@ static uint8_t first_flags(struct xlate *x)
     return FLAGS_SAVED;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* The block's one instruction goes on in the next page: that must be the page it was made from. */
 static void check_next_page(struct xlate *x)
 {
@@ -1967,7 +1957,7 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
         max = 1;
     }
 again:
-    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
+    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->limit.used};
     x->groups = x->colds = 0;
     x->failed = x->vec = x->x87 = x->sti = false;
     x->rax = NO_GROUP;

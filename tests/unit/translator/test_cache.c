@@ -6,7 +6,7 @@
 
 #include <pthread.h>
 
-enum { RAM_SIZE = 1 << 20, CODE = 0x10000, STACK = 0x8000, MAIN = 0x4000 };
+enum { RAM_SIZE = 2 << 20, CODE = 0x10000, STACK = 0x8000, MAIN = 0x4000 };
 
 struct vm {
     struct memory_map *map, *ports;
@@ -222,6 +222,31 @@ static void a_full_cache_starts_again(void **state)
     vm_free(vm);
 }
 
+/* Two regions: what was made last stays when the older one goes. */
+static void a_full_region_goes_alone(void **state)
+{
+    struct vm *vm = vm_new(8 * MiB, 0);
+    enum { FUNCTIONS = 200000 };
+    uint64_t made;
+
+    for (uint32_t i = 0; i < FUNCTIONS; i++)
+        write_function(vm, CODE + i * 8, i);
+    for (uint32_t i = 0; i < FUNCTIONS; i++)
+        assert_int_equal(call(vm, CODE + i * 8, 2), 2 * i);
+    assert_int_equal(vm->t->stats.flushes, 0);
+    assert_in_range(vm->t->stats.recycled, 1, 8);
+    assert_int_equal(vm->t->stats.invalidated, 0);
+    made = vm->t->stats.translated_blocks;
+    for (uint32_t i = FUNCTIONS - 2000; i < FUNCTIONS; i++)
+        assert_int_equal(call(vm, CODE + i * 8, 2), 2 * i);
+    assert_in_range(vm->t->stats.translated_blocks, made, made + 10);
+    for (uint32_t i = 0; i < FUNCTIONS; i += 397) {
+        write_function(vm, CODE + i * 8, ~i);
+        assert_int_equal(call(vm, CODE + i * 8, 2), (uint32_t)(2 * ~i));
+    }
+    vm_free(vm);
+}
+
 /* Another thread writes while code runs; when it is done, the new code is what is called. */
 struct writer {
     struct vm *vm;
@@ -265,6 +290,7 @@ int main(void)
         cmocka_unit_test(jump_tables_forget),
         cmocka_unit_test(what_changes_often_is_interpreted),
         cmocka_unit_test(a_full_cache_starts_again),
+        cmocka_unit_test(a_full_region_goes_alone),
         cmocka_unit_test(code_written_by_another_thread),
     };
 
