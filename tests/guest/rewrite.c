@@ -287,6 +287,69 @@ static void written_by_a_device(void)
     expect("and while code runs", x, want);
 }
 
+#ifdef __x86_64__
+/* Stores beside code through a mapping that changes. */
+enum { WINDOW = 0xa00000, CR0_WP = 1 << 16 };
+static word table[512] __attribute__((aligned(4096)));
+
+static void store_through(word value)
+{
+    for (u32 i = 0; i < 20; i++)
+        *(volatile u32 *)(WINDOW + 256) = (u32)value + i;
+}
+
+static void map_window(volatile u8 *page, word bits)
+{
+    table[0] = (word)page | bits;
+    invlpg(WINDOW);
+}
+
+static void through_a_window(void)
+{
+    volatile u8 *one = room + 14 * 4096, *other = room + 15 * 4096;
+    volatile u32 *in_one = (volatile u32 *)(word)(one + 256);
+    volatile u32 *in_other = (volatile u32 *)(word)(other + 256);
+    word old = boot_pd[WINDOW >> 21], cr0 = READ_CR(0), x = 0;
+
+    for (u32 i = 0; i < 512; i++)
+        table[i] = 0;
+    boot_pd[WINDOW >> 21] = (word)table | 3;
+    WRITE_CR(3, READ_CR(3));
+    emit_add(one, 1);
+    emit_add(other, 2);
+    for (u32 i = 0; i < 50; i++)
+        x = at(one)(at(other)(x));
+    map_window(one, 3);
+    store_through(1000);
+    map_window(other, 3);
+    store_through(2000);
+    expect("beside code, through a mapping", *in_one, 1019);
+    expect("that changed", *in_other, 2019);
+    WRITE_CR(0, cr0 | CR0_WP);
+    map_window(one, 3);
+    store_through(3000);
+    map_window(one, 1);
+    expect("that may not be written any more", attempt(store_through, 4000), PF);
+    expect("nor is it", *in_one, 3019);
+    map_window(one, 3);
+    expect("and may be again", attempt(store_through, 5000), NONE);
+    expect("and is", *in_one, 5019);
+    map_window(one, 3);
+    store_through(6000);
+    expect("dirty", table[0] >> 6 & 1, 1);
+    WRITE_CR(0, cr0);
+    for (u32 i = 0; i < 50; i++)
+        x = at(one)(at(other)(x));
+    expect("the code is as it was", x, 300);
+    boot_pd[WINDOW >> 21] = old;
+    WRITE_CR(3, READ_CR(3));
+}
+#else
+static void through_a_window(void)
+{
+}
+#endif
+
 void test(void)
 {
     patch_and_call("patch and call", 4000, 1);
@@ -300,4 +363,5 @@ void test(void)
     in_the_loop();
     returns_to_new_code();
     written_by_a_device();
+    through_a_window();
 }
