@@ -99,6 +99,33 @@ static void store_beside(const char *name, unsigned distance)
            (rounds - 1 + rounds / 2) * 0x10000u + rounds + 100);
 }
 
+/* Stores that begin before the code, in bytes that are none; instructions over a page boundary. */
+static void at_the_edges(void)
+{
+    volatile u8 *p = room + 12 * 4096 + 64, *crossing = room + 13 * 4096 - 4;
+    u32 x = 0, want = 0;
+
+    p[0] = 0xb8; /* mov eax, n; ret */
+    *(volatile u32 *)(p + 1) = 0;
+    p[5] = 0xc3;
+    for (u32 i = 0; i < 60; i++) {
+        *(volatile u32 *)(p - 2) = 0xb80000 | i << 24; /* the lowest byte of n */
+        for (u32 j = 0; j < 40; j++, want += i)
+            x += (u32)at(p)(0);
+    }
+    expect("stores that end in code", x, want);
+    x = want = 0;
+    crossing[0] = 0xb8;
+    *(volatile u32 *)(crossing + 1) = 0;
+    crossing[5] = 0xc3;
+    for (u32 i = 0; i < 60; i++) {
+        crossing[i & 1 ? 4 : 2] = (u8)i; /* in the second page, in the first */
+        for (u32 j = 0; j < 40; j++, want += *(volatile u32 *)(crossing + 1))
+            x += (u32)at(crossing)(0);
+    }
+    expect("an instruction in two pages", x, want);
+}
+
 /* Functions side by side, each with a counter, written one after the other while older ones run on.
  */
 static void compiler(void)
@@ -358,6 +385,7 @@ void test(void)
     store_beside("a store beside code", 128);
     store_beside("a store close to code", 32);
     store_beside("a store in the next line but one", 2048);
+    at_the_edges();
     compiler();
     recycled();
     in_the_loop();

@@ -247,6 +247,57 @@ static void a_full_region_goes_alone(void **state)
     vm_free(vm);
 }
 
+/* Blocks linked in a row, more than there is room for: the caller's block is gone when they return,
+ * and so is what a jump table knows of another function. */
+static void a_region_goes_under_a_caller(void **state)
+{
+    struct vm *vm = vm_new(8 * MiB, 0);
+    enum { LENGTH = 300000, OTHER = 0x8800 };
+    uint8_t *p = vm->ram->host + CODE;
+
+    store_le(p, 0x00ebc031, 4);           /* XOR EAX, EAX; JMP to the next */
+    for (uint32_t i = 1; i < LENGTH; i++) /* INC EAX; JMP to the next */
+        store_le(p + i * 4, 0x9001eb40, 4);
+    p[(LENGTH - 1) * 4 + 1] = 0xc3;
+    for (uint32_t round = 0; round < 2; round++) {
+        write_function(vm, OTHER, round);
+        assert_int_equal(call(vm, OTHER, 10), 10 * round);
+        assert_int_equal(call(vm, CODE, 1), LENGTH - 1);
+        assert_int_equal(call(vm, OTHER, 10), 10 * round);
+    }
+    assert_in_range(vm->t->stats.recycled, 2, 20);
+    vm_free(vm);
+}
+
+/* Links from blocks that went into one that stayed, and was changed. */
+static void links_of_a_region_go_with_it(void **state)
+{
+    struct vm *vm = vm_new(8 * MiB, 0);
+    enum { FUNCTIONS = 90000, COMMON = 0x8000, STEP = 12 };
+
+    for (uint32_t i = 0; i < FUNCTIONS; i++) { /* MOV EAX, i; JMP COMMON */
+        uint8_t *p = vm->ram->host + CODE + i * STEP;
+
+        p[0] = 0xb8;
+        store_le(p + 1, i, 4);
+        p[5] = 0xe9;
+        store_le(p + 6, (uint32_t)(COMMON - (CODE + i * STEP + 10)), 4);
+    }
+    for (uint32_t round = 1; round < 4; round++) {
+        static uint8_t common[4] = {0x83, 0xc0, 0, 0xc3}; /* ADD EAX, round; RET */
+
+        common[2] = (uint8_t)round;
+        assert_int_equal(dma_write(vm->map, COMMON, common, sizeof(common)), 0);
+        for (uint32_t n = 0; n < FUNCTIONS; n++) {
+            uint32_t i = round & 1 ? n : FUNCTIONS - 1 - n;
+
+            assert_int_equal(call(vm, CODE + i * STEP, 1), i + round);
+        }
+    }
+    assert_in_range(vm->t->stats.recycled, 2, 20);
+    vm_free(vm);
+}
+
 /* Another thread writes while code runs; when it is done, the new code is what is called. */
 struct writer {
     struct vm *vm;
@@ -291,6 +342,8 @@ int main(void)
         cmocka_unit_test(what_changes_often_is_interpreted),
         cmocka_unit_test(a_full_cache_starts_again),
         cmocka_unit_test(a_full_region_goes_alone),
+        cmocka_unit_test(a_region_goes_under_a_caller),
+        cmocka_unit_test(links_of_a_region_go_with_it),
         cmocka_unit_test(code_written_by_another_thread),
     };
 
