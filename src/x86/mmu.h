@@ -56,8 +56,10 @@ struct tlb_ways {
     uint64_t addend[TLB_SIZE];
 };
 
+#define TLB_NO_RIP BIT(63) /* never canonical */
+
 struct tlb_jump {
-    uint64_t rip; /* with bit 63 inverted: no canonical address is zero (empty) then */
+    uint64_t rip; /* linear. 0: empty, but for entry 0, where RIP 0 is looked for: TLB_NO_RIP */
     const void *code;
 };
 
@@ -225,6 +227,13 @@ void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page);
 
 /* The PDPTE registers, from CR3: PAE paging only. false: a reserved bit is set, #GP. */
 bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3);
+
+static inline void tlb_jumps_clear(struct tlb_table *t)
+{
+    memset(t->jump, 0, sizeof(t->jump));
+    t->jump[0].rip = TLB_NO_RIP;
+    t->jumps_used = false;
+}
 
 static inline uint64_t tlb_tag(gva linear)
 {
