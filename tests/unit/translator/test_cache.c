@@ -269,32 +269,47 @@ static void a_region_goes_under_a_caller(void **state)
     vm_free(vm);
 }
 
-/* Links from blocks that went into one that stayed, and was changed. */
+/* Links into a block that stays, from blocks that stay and from blocks that go. */
+enum { COMMON = 0x8000, STEP = 12 };
+
+static void jumps_to_common(struct vm *vm, uint32_t first, uint32_t round)
+{
+    uint8_t *p = vm->ram->host + CODE + first * STEP;
+
+    p[0] = 0xb8; /* MOV EAX, first; JMP COMMON */
+    store_le(p + 1, first, 4);
+    p[5] = 0xe9;
+    store_le(p + 6, (uint32_t)(COMMON - (CODE + first * STEP + 10)), 4);
+    assert_int_equal(call(vm, CODE + first * STEP, 3), 3 * (first + round));
+}
+
+static void change_common(struct vm *vm, uint32_t round)
+{
+    const uint8_t code[4] = {0x83, 0xc0, (uint8_t)round, 0xc3}; /* ADD EAX, round; RET */
+
+    assert_int_equal(dma_write(vm->map, COMMON, code, sizeof(code)), 0);
+}
+
 static void links_of_a_region_go_with_it(void **state)
 {
     struct vm *vm = vm_new(8 * MiB, 0);
-    enum { FUNCTIONS = 90000, COMMON = 0x8000, STEP = 12 };
+    uint32_t count = 0, middle;
 
-    for (uint32_t i = 0; i < FUNCTIONS; i++) { /* MOV EAX, i; JMP COMMON */
-        uint8_t *p = vm->ram->host + CODE + i * STEP;
-
-        p[0] = 0xb8;
-        store_le(p + 1, i, 4);
-        p[5] = 0xe9;
-        store_le(p + 6, (uint32_t)(COMMON - (CODE + i * STEP + 10)), 4);
-    }
-    for (uint32_t round = 1; round < 4; round++) {
-        static uint8_t common[4] = {0x83, 0xc0, 0, 0xc3}; /* ADD EAX, round; RET */
-
-        common[2] = (uint8_t)round;
-        assert_int_equal(dma_write(vm->map, COMMON, common, sizeof(common)), 0);
-        for (uint32_t n = 0; n < FUNCTIONS; n++) {
-            uint32_t i = round & 1 ? n : FUNCTIONS - 1 - n;
-
-            assert_int_equal(call(vm, CODE + i * STEP, 1), i + round);
-        }
-    }
-    assert_in_range(vm->t->stats.recycled, 2, 20);
+    change_common(vm, 1);
+    while (vm->t->region == 0 || vm->t->used < 6 * MiB)
+        jumps_to_common(vm, count++, 1);
+    middle = count;
+    change_common(vm, 2);
+    for (uint32_t i = middle; i-- > 0;)
+        assert_int_equal(call(vm, CODE + i * STEP, 3), 3 * (i + 2));
+    assert_int_equal(vm->t->stats.recycled, 0);
+    while (!vm->t->stats.recycled || vm->t->used < 3 * MiB)
+        jumps_to_common(vm, count++, 2);
+    assert_in_range(count, middle, 150000);
+    assert_in_range(vm->t->stats.links, count, UINT32_MAX);
+    change_common(vm, 3);
+    for (uint32_t i = count; i-- > 0;)
+        assert_int_equal(call(vm, CODE + i * STEP, 3), 3 * (i + 3));
     vm_free(vm);
 }
 
