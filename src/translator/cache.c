@@ -451,6 +451,8 @@ void block_invalidate(struct translator *t, struct block *b)
 
 /* ---- writes --------------------------------------------------------------------------------- */
 
+#define CLOSED_TSC (UINT64_C(1) << 21) /* under a millisecond */
+
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
 {
     static const granule_set all = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
@@ -462,8 +464,7 @@ bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
             atomic_store(&t->cpus[i]->context->poll, 0);
             busy = true;
         }
-    if (busy)
-        page_open(t, page);
+    t->pages[page].closed_until = busy ? __builtin_ia32_rdtsc() + CLOSED_TSC : 0;
     return !busy;
 }
 
@@ -473,6 +474,9 @@ void page_open(struct translator *t, uint32_t page)
     granule_set set;
 
     granules_get(t, p, set);
+    if (p->closed_until > __builtin_ia32_rdtsc())
+        return;
+    p->closed_until = 0;
     granules_set(p, set);
     if (!p->blocks && !p->crossers) {
         page_unwatch(p);

@@ -168,6 +168,7 @@ struct code_page {
     uint32_t crossers;       /* blocks of the page before whose instruction ends here */
     uint32_t heat;           /* how often blocks were invalidated lately */
     uint64_t heated;         /* and when: TSC */
+    uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
     _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
     uint32_t patience;       /* log2 of how many of them it stands */
 };
@@ -330,7 +331,8 @@ void block_forget(struct translator *t, struct block *b);
 /* The block is about to be in this jump table entry; afterwards it must be asked for valid. */
 void block_jump(struct block *b, uint64_t rip);
 /* Before a block is made from a page, and behind it: meanwhile no store beside its code goes
- * unnoticed. False: some may be under way, ask again later. Lock held. */
+ * unnoticed. False: some may be under way; the page stays closed for a while, so ask again. Lock
+ * held. */
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
 void page_open(struct translator *t, uint32_t page);
 /* How often code is interpreted before it is translated. */

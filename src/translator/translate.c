@@ -83,7 +83,8 @@ struct xlate {
     unsigned i;    /* instruction under way */
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
-    uint8_t repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
+    uint8_t
+        repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
     uint16_t repeat_regs;
     bool vec, x87; /* ensured */
     bool sti;      /* the instruction behind STI is next */
@@ -131,17 +132,15 @@ static struct cold *cold_new(struct xlate *x, unsigned kind, uint8_t *from)
         x->colds++;
     else
         x->failed = true;
-    *c = (struct cold){.kind = (uint8_t)kind,
-                       .from = from,
-                       .insn = x->i,
-                       .repeat = x->flags ? 0 : x->repeat};
+    *c = (struct cold){
+        .kind = (uint8_t)kind, .from = from, .insn = x->i, .repeat = x->flags ? 0 : x->repeat};
     return c;
 }
 
 /*
- * Flags that need not be kept, because the instruction that made them can be executed once more: CMP
- * and TEST of registers that still have their values; AND, OR and XOR by a TEST of their result.
- * Only ways out of the code need them then, and do that on the way.
+ * Flags that need not be kept, because the instruction that made them can be executed once more:
+ * CMP and TEST of registers that still have their values; AND, OR and XOR by a TEST of their
+ * result. Only ways out of the code need them then, and do that on the way.
  */
 static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
 {
