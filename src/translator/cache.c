@@ -188,7 +188,8 @@ static struct translator *the_translator_of(struct ram_block *ram)
     return names ? container_of(names, struct ram_names, name[0])->t : NULL;
 }
 
-enum { PATIENCE_MIN = 10 };
+/* What making a block again costs, in stores beside code; and how often patience doubles. */
+enum { PATIENCE = 256, PATIENCE_DOUBLES = 10 };
 
 static void page_unwatch(struct code_page *p)
 {
@@ -264,8 +265,7 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     if (!name) {
         name = t->page_count++;
         p = &t->pages[name];
-        *p = (struct code_page){
-            .ram = ram, .offset = offset & ~UINT64_C(0xfff), .patience = PATIENCE_MIN};
+        *p = (struct code_page){.ram = ram, .offset = offset & ~UINT64_C(0xfff)};
         names[offset >> RAM_PAGE_BITS] = name;
     }
     *out = name;
@@ -307,7 +307,7 @@ static void granules_add(granule_set set, unsigned first, unsigned end)
 /* All that the blocks of a page were made from; those that are not valid leave its lists. */
 static void granules_get(struct translator *t, struct code_page *p, granule_set set)
 {
-    uint32_t *link;
+    uint32_t *link, blocks = 0;
 
     memset(set, 0, sizeof(granule_set));
     for (link = &p->blocks; *link;) {
@@ -316,6 +316,7 @@ static void granules_get(struct translator *t, struct code_page *p, granule_set 
         if (b->valid) {
             granules_add(set, b->offset, MIN(b->offset + b->length, 4096u));
             link = &b->next_in_page;
+            blocks++;
         } else {
             *link = b->next_in_page;
         }
@@ -330,6 +331,7 @@ static void granules_get(struct translator *t, struct code_page *p, granule_set 
             *link = b->next_in_page2;
         }
     }
+    p->patience = PATIENCE * (4 + blocks) << p->drops;
 }
 
 /* Others may be reading: no bit that stays is ever clear. */
@@ -530,7 +532,7 @@ static void page_written(struct translator *t, uint32_t name, unsigned first, un
     if (page_is_tired(p)) {
         first = 0;
         end = 4096;
-        p->patience = MIN(p->patience + 1, 31u);
+        p->drops = MIN(p->drops + 1, (uint32_t)PATIENCE_DOUBLES);
     }
 
     for (uint32_t i = p->blocks; i; i = t->blocks[i].next_in_page) {

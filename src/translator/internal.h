@@ -170,7 +170,8 @@ struct code_page {
     uint64_t heated;         /* and when: TSC */
     uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
     _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
-    uint32_t patience;       /* log2 of how many of them it stands */
+    uint32_t patience;       /* how many of them it stands */
+    uint32_t drops;          /* how often it was tired of them */
 };
 
 enum {
@@ -362,7 +363,7 @@ static inline bool page_is_code(const struct code_page *p, unsigned offset, unsi
 }
 static inline bool page_is_tired(const struct code_page *p)
 {
-    return atomic_load_explicit(&p->beside, memory_order_relaxed) >> p->patience != 0;
+    return atomic_load_explicit(&p->beside, memory_order_relaxed) > p->patience;
 }
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);
