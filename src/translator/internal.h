@@ -20,6 +20,8 @@
 #include "translator/translator.h"
 #include "x86/mmu.h"
 
+#include <time.h>
+
 enum { CONTEXT_SLOTS = 16 };
 
 /* In the GS area behind struct cpu; also mapped for C at bt_cpu.context. */
@@ -164,9 +166,13 @@ struct code_page {
     uint64_t offset;
     _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers; /* blocks of the page before whose instruction ends here */
-    uint32_t heat;     /* how often blocks were invalidated lately */
-    uint64_t heated;   /* and when: TSC */
+    uint32_t crossers;       /* blocks of the page before whose instruction ends here */
+    uint32_t heat;           /* how often blocks were invalidated lately */
+    uint64_t heated;         /* and when: TSC */
+    uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
+    _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
+    uint32_t patience;       /* how many of them it stands */
+    uint32_t drops;          /* how often it was tired of them */
 };
 
 enum {
@@ -177,12 +183,19 @@ enum {
     MAX_LINKS = 1 << 22,
     MAX_FAULTS = 1 << 22,
     MAX_CPUS = 256,
+    MAX_REGIONS = 8,
     MAX_RAM = 64, /* blocks of it that code may be translated from */
 };
 
 struct bt_stats {
     uint64_t translated_blocks, translated_instructions, guest_bytes, host_bytes, translate_ns;
-    uint64_t flushes, invalidated, links;
+    uint64_t flushes, recycled, invalidated, links;
+    uint64_t longest_ns; /* that everybody stood for it */
+};
+
+/* How far something reaches in the cache and in each array that belongs to code. */
+struct region {
+    uint32_t used, blocks, sites, links, faults;
 };
 
 struct bt_stubs {
@@ -212,6 +225,9 @@ struct translator {
     struct fault_point *faults;
     struct ram_block *ram[MAX_RAM]; /* that have names; read without the lock */
     _Atomic unsigned ram_count;
+    unsigned regions, region; /* parts of the cache that are recycled one by one; the current one */
+    struct region region_end[MAX_REGIONS]; /* how far those that are not current are filled */
+    struct region limit;                   /* of the current one */
     uint32_t block_count, page_count, site_count, link_count, fault_count;
     struct bt_cpu *cpus[MAX_CPUS];
     unsigned cpu_count;
@@ -262,6 +278,7 @@ struct bt_cpu {
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
     bool names_gone; /* it was emptied */
+    bool code_gone;  /* a part of it was */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
     uint64_t slow_fast[4];        /* SITE_FAST that went to the interpreter */
@@ -278,6 +295,14 @@ struct bt_cpu {
     bool differs;        /* a check has failed */
 };
 
+static inline uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 static inline unsigned warm_index(const uint8_t *host)
 {
     return (uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15) >> 48;
@@ -287,7 +312,11 @@ static inline unsigned warm_index(const uint8_t *host)
 
 int cache_new(struct translator *t, struct error *err);
 void cache_free(struct translator *t);
+void cache_begin(struct translator *t); /* the stubs are made */
 void cache_empty(struct translator *t); /* nobody inside, lock held */
+/* Make room: the region filled longest ago is emptied, and filled next. Nobody inside, lock held.
+ * Jump tables and return stacks are void then, names too when it returns true. */
+bool cache_recycle(struct translator *t);
 bool cache_full(const struct translator *t);
 
 /* The name of the page at `offset` of a block of RAM; made when there is none (write accesses are
@@ -304,7 +333,8 @@ void block_forget(struct translator *t, struct block *b);
 /* The block is about to be in this jump table entry; afterwards it must be asked for valid. */
 void block_jump(struct block *b, uint64_t rip);
 /* Before a block is made from a page, and behind it: meanwhile no store beside its code goes
- * unnoticed. False: some may be under way, ask again later. Lock held. */
+ * unnoticed. False: some may be under way; the page stays closed for a while, so ask again. Lock
+ * held. */
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
 void page_open(struct translator *t, uint32_t page);
 /* How often code is interpreted before it is translated. */
@@ -331,6 +361,10 @@ static inline bool page_is_code(const struct code_page *p, unsigned offset, unsi
         if (atomic_load_explicit(&p->granules[g / 64], memory_order_relaxed) >> g % 64 & 1)
             return true;
     return false;
+}
+static inline bool page_is_tired(const struct code_page *p)
+{
+    return atomic_load_explicit(&p->beside, memory_order_relaxed) > p->patience;
 }
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);

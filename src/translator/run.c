@@ -245,7 +245,7 @@ static uint32_t next_page_name(struct bt_cpu *c, gva linear, const uint8_t *host
 
 /* A block at `linear`, whose page has its name, or gets it, in *slot. NULL: not now. Lock held. */
 static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *host, uint32_t *slot,
-                                uint32_t key)
+                                uint32_t key, uint8_t *warm)
 {
     struct translator *t = c->t;
     uint32_t name = *slot, page2;
@@ -255,6 +255,11 @@ static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *hos
 
     if (cache_full(t) || (!name && !code_ram(c->cpu, linear, &ram, &at)))
         return NULL;
+    *slot = name = page_find(t, ram, at);
+    if (*warm < page_warm(t, name)) {
+        (*warm)++;
+        return NULL;
+    }
     if (!page_make(t, c, ram, at, &name))
         return NULL;
     *slot = name;
@@ -312,7 +317,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
         return NULL;
     }
     pthread_mutex_lock(&t->lock);
-    b = block_make(c, linear, host, slot, key);
+    b = block_make(c, linear, host, slot, key, warm);
     c->want_empty = !b && cache_full(t);
     pthread_mutex_unlock(&t->lock);
     return b;
@@ -525,11 +530,12 @@ uint64_t bt_slow(struct cpu *cpu)
 
 /* ---- many vCPUs ----------------------------------------------------------------------------- */
 
-/* Everybody out, and start the cache again. Called outside. */
+/* Everybody out, and make room in the cache. Called outside. */
 static void empty_cache(struct bt_cpu *c)
 {
     struct translator *t = c->t;
-    bool expected = false;
+    bool expected = false, names;
+    uint64_t began = now_ns(), took;
 
     c->want_empty = false;
     if (!atomic_compare_exchange_strong(&t->stop, &expected, true)) {
@@ -545,10 +551,15 @@ static void empty_cache(struct bt_cpu *c)
             sched_yield();
         }
     pthread_mutex_lock(&t->lock);
-    cache_empty(t);
-    for (unsigned i = 0; i < t->cpu_count; i++) {
-        t->cpus[i]->names_gone = true;
-        memset(t->cpus[i]->warm, 0, WARM_SIZE);
+    if (cache_full(t)) { /* or somebody was here before us */
+        names = cache_recycle(t);
+        for (unsigned i = 0; i < t->cpu_count; i++) {
+            t->cpus[i]->names_gone |= names;
+            t->cpus[i]->code_gone = true;
+            memset(t->cpus[i]->warm, 0, WARM_SIZE); /* what is seldom used may stay out */
+        }
+        took = now_ns() - began;
+        t->stats.longest_ns = MAX(t->stats.longest_ns, took);
     }
     pthread_mutex_unlock(&t->lock);
     atomic_store(&t->stop, false);
@@ -565,9 +576,10 @@ static void go_inside(struct bt_cpu *c)
         while (atomic_load(&c->t->stop))
             sched_yield();
     }
-    if (c->names_gone) {
-        c->names_gone = false;
-        mmu_flush_linear(c->cpu);
+    if (c->code_gone) {
+        if (c->names_gone)
+            mmu_flush_linear(c->cpu);
+        c->names_gone = c->code_gone = false;
         jumps_drop(c);
         stacks_reset(c);
     }
@@ -764,6 +776,7 @@ static struct translator *translator_new(const struct translator_options *o, str
     t->sites[SITE_OF_INDIRECT].kind = SITE_INDIRECT;
     t->sites[SITE_OF_FAULT].kind = SITE_FAULT;
     stubs_make(t);
+    cache_begin(t);
     tools_open(t);
     fault_setup();
     return t;

@@ -152,8 +152,8 @@ static void align(struct emitter *e)
 }
 
 /*
- * RCX: where a branch goes. Then RAX is the index of its jump entry (mem_jump()) and page_rip is set;
- * else one of two jumps leaves, RCX unchanged: the one returned, or *polled. Clobbers flags.
+ * RCX: where a branch goes. Then RAX is the index of its jump entry (mem_jump()) and page_rip is
+ * set; else one of two jumps leaves, RCX unchanged: the one returned, or *polled. Clobbers flags.
  */
 uint8_t *emit_jump_look_up(struct emitter *e, uint8_t **polled)
 {

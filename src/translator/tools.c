@@ -152,12 +152,15 @@ void print_stats(struct translator *t, void *file)
             (unsigned long)s->translated_blocks, (unsigned long)s->translated_instructions,
             (unsigned long)s->guest_bytes, (unsigned long)s->host_bytes,
             s->guest_bytes ? (double)s->host_bytes / (double)s->guest_bytes : 0);
-    fprintf(
-        f, "  %.3f s translating, %.0f ns an instruction; cache %u of %u KiB, emptied %lu times\n",
-        (double)s->translate_ns / 1e9,
-        s->translated_instructions ? (double)s->translate_ns / (double)s->translated_instructions
-                                   : 0,
-        t->used >> 10, t->size >> 10, (unsigned long)s->flushes);
+    fprintf(f,
+            "  %.3f s translating, %.0f ns an instruction; cache %u KiB, emptied %lu "
+            "times, %lu parts of it, in %lu us at most\n",
+            (double)s->translate_ns / 1e9,
+            s->translated_instructions
+                ? (double)s->translate_ns / (double)s->translated_instructions
+                : 0,
+            t->size >> 10, (unsigned long)s->flushes, (unsigned long)s->recycled,
+            (unsigned long)s->longest_ns / 1000);
     fprintf(f, "  %lu blocks invalidated, %lu links made\n", (unsigned long)s->invalidated,
             (unsigned long)s->links);
     fprintf(f, "  %12lu TLB walks, %lu TLB flushes\n", (unsigned long)misses,

@@ -23,8 +23,6 @@
 
 #include "interp/insn.h"
 
-#include <time.h>
-
 enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 256 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
@@ -85,7 +83,8 @@ struct xlate {
     unsigned i;    /* instruction under way */
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
-    uint8_t repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
+    uint8_t
+        repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
     uint16_t repeat_regs;
     bool vec, x87; /* ensured */
     bool sti;      /* the instruction behind STI is next */
@@ -133,17 +132,15 @@ static struct cold *cold_new(struct xlate *x, unsigned kind, uint8_t *from)
         x->colds++;
     else
         x->failed = true;
-    *c = (struct cold){.kind = (uint8_t)kind,
-                       .from = from,
-                       .insn = x->i,
-                       .repeat = x->flags ? 0 : x->repeat};
+    *c = (struct cold){
+        .kind = (uint8_t)kind, .from = from, .insn = x->i, .repeat = x->flags ? 0 : x->repeat};
     return c;
 }
 
 /*
- * Flags that need not be kept, because the instruction that made them can be executed once more: CMP
- * and TEST of registers that still have their values; AND, OR and XOR by a TEST of their result.
- * Only ways out of the code need them then, and do that on the way.
+ * Flags that need not be kept, because the instruction that made them can be executed once more:
+ * CMP and TEST of registers that still have their values; AND, OR and XOR by a TEST of their
+ * result. Only ways out of the code need them then, and do that on the way.
  */
 static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
 {
@@ -2056,14 +2053,6 @@ static uint8_t first_flags(struct xlate *x)
     return FLAGS_SAVED;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* The block's one instruction goes on in the next page: that must be the page it was made from. */
 static void check_next_page(struct xlate *x)
 {
@@ -2144,7 +2133,7 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
         max = 1;
     }
 again:
-    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
+    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->limit.used};
     x->groups = x->colds = 0;
     x->failed = x->vec = x->x87 = x->sti = false;
     x->repeat = 0;
