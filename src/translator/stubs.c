@@ -185,9 +185,12 @@ void stubs_make(struct translator *t)
 
     /* leave_hw, leave_saved */
     t->stub.leave_hw = rx_of(t, e->at);
+    emit_store(e, CTX(a), RAX, 8);
     emit_save_flags(e, CTX(flags));
+    skip = emit_jmp(e);
     t->stub.leave_saved = rx_of(t, e->at);
     emit_store(e, CTX(a), RAX, 8);
+    emit_fix(e, skip, e->at);
     emit_store(e, CTX(c), RCX, 8);
     move_guest(e, false, true);
     move_guest(e, false, false);
