@@ -285,12 +285,15 @@ void fault_thread(struct bt_cpu *c); /* on each thread that runs translated code
 
 /* ---- tools.c -------------------------------------------------------------------------------- */
 
-void tools_open(struct translator *t);
+/* Opens the files that were asked for. */
+int tools_open(struct translator *t, struct error *err);
 void tools_close(struct translator *t);
 /* `host` and `at`: where each instruction is, `count` + 1 of them. */
 void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
                const uint16_t *at, unsigned count);
 void print_stats(struct translator *t, void *file);
+/* Each when there is a map. */
+void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);
 
 static inline uint8_t *cache_rw(struct translator *t, uint32_t at)

@@ -20,12 +20,10 @@
 #include "base/log.h"
 #include "interp/exceptions.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -698,25 +696,24 @@ static uint8_t *stack_new(void)
 static struct translator *translator_new(const struct translator_options *o, struct error *err)
 {
     struct translator *t = xcalloc(1, sizeof(*t));
-    unsigned a, b, cx, d;
+    struct translator_host host;
 
     t->options = *o;
     if (!t->options.cache_size)
         t->options.cache_size = 128 * MiB;
-    t->options.cache_size = MIN(MAX(t->options.cache_size, 1 * MiB), 1024 * MiB);
+    t->options.cache_size = MIN(MAX(t->options.cache_size, TRANSLATOR_CACHE_MIN),
+                                TRANSLATOR_CACHE_MAX);
     pthread_mutex_init(&t->lock, NULL);
-    have_fsgsbase = (getauxval(AT_HWCAP2) & 2) != 0;
-    if (__builtin_cpu_supports("avx"))
-        t->features |= HOST_AVX;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-        t->features |= HOST_AVX512;
-    if (!__get_cpuid(0x80000001, &a, &b, &cx, &d) || !(cx & 1)) {
+    translator_host_look(&host);
+    have_fsgsbase = host.fsgsbase;
+    t->features = (host.avx ? HOST_AVX : 0) | (host.avx512 ? HOST_AVX512 : 0);
+    if (translator_host_check(&host, err) < 0) {
         free(t);
-        error_set(err, ENOTSUP, "this processor has no LAHF in 64-bit mode: use --engine interp");
         return NULL;
     }
     t->fd = -1;
-    if (cache_new(t, err) < 0) {
+    if (cache_new(t, err) < 0 || tools_open(t, err) < 0) {
+        tools_close(t);
         cache_free(t);
         free(t);
         return NULL;
@@ -724,7 +721,7 @@ static struct translator *translator_new(const struct translator_options *o, str
     t->sites[SITE_OF_INDIRECT].kind = SITE_INDIRECT;
     t->sites[SITE_OF_FAULT].kind = SITE_FAULT;
     stubs_make(t);
-    tools_open(t);
+    perf_map_stubs(t);
     fault_setup();
     return t;
 }
@@ -857,24 +854,10 @@ static void flush(struct memory_listener *l)
 
 static int probe(struct error *err)
 {
-    unsigned a, b, c, d;
-    void *p;
-    int fd = memfd_create("hospes-probe", MFD_CLOEXEC);
+    struct translator_host host;
 
-    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & 1)) {
-        close(fd);
-        return error_set(err, ENOTSUP, "this processor has no LAHF in 64-bit mode");
-    }
-    if (fd < 0 || ftruncate(fd, 4096) < 0) {
-        close(fd);
-        return error_set(err, errno, "no memfd: %s", strerror(errno));
-    }
-    p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    close(fd);
-    if (p == MAP_FAILED)
-        return error_set(err, EPERM, "the host refuses memory that can be executed");
-    munmap(p, 4096);
-    return 0;
+    translator_host_look(&host);
+    return translator_host_check(&host, err);
 }
 
 static int create(struct engine *e, struct error *err)
