@@ -292,6 +292,9 @@ void tools_close(struct translator *t);
 void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
                const uint16_t *at, unsigned count);
 void print_stats(struct translator *t, void *file);
+/* Aborts the process, with the block's code on standard error, where verify_block() fails. */
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count);
 /* Each when there is a map. */
 void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);

@@ -5,6 +5,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "translator/verify.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>
@@ -99,6 +100,19 @@ void log_block(struct translator *t, const struct block *b, uint8_t *const *host
     print_code(f, ZYDIS_MACHINE_MODE_LONG_64, from, (size_t)(t->rw + b->end - from),
                (uint64_t)(uintptr_t)(t->rx + (from - t->rw)), "        ");
     fflush(f);
+}
+
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count)
+{
+    char why[256];
+
+    if (verify_block(t, b, why, sizeof(why)))
+        return;
+    t->log = stderr;
+    log_block(t, b, host, at, count);
+    fprintf(stderr, "hospes: internal error: translated code is not confined: %s\n", why);
+    abort();
 }
 
 void perf_map_stubs(struct translator *t)

@@ -1675,6 +1675,8 @@ again:
     t->stats.translate_ns += now_ns() - began;
     if (t->log)
         log_block(t, b, x->host, x->at, x->count);
+    if (t->options.verify)
+        verify_or_stop(t, b, x->host, x->at, x->count);
     if (t->perf_map)
         perf_map_add(t, b);
     return b;
