@@ -29,7 +29,12 @@ struct bt_context {
     uint64_t page_rip;
     uint64_t target;        /* where an indirect branch goes */
     _Atomic uint32_t poll;  /* 0: leave at the next poll */
-    uint32_t flags;         /* AX after LAHF and SETO AL */
+    union {
+        uint32_t flags; /* AX after LAHF and SETO AL */
+        struct {
+            uint8_t flags_low, flags_high;
+        };
+    };
     uint64_t cpu;           /* struct cpu as C knows it */
     uint64_t host_sp, c_sp; /* RSP of the other side */
     uint64_t a, c;          /* RAX and RCX where the code left */
@@ -40,6 +45,9 @@ struct bt_context {
     uint64_t spill;               /* a borrowed register */
     uint64_t x87_rip;             /* of the last x87 instruction */
     uint64_t count[8];            /* statistics that translated code keeps */
+    uint8_t done;                 /* bt_fast() executed the instruction, but cannot go on */
+    uint8_t mode[2];              /* mmu_mode with EFLAGS.AC clear and set, where CPL is 0 */
+    uint64_t area[2];             /* and the GS area; 0: not known to be fit */
     uint32_t indirect_site;       /* of the last indirect branch */
     uint32_t fault_offset;        /* of an instruction that faulted in the host */
     uint64_t value;               /* of an operand, while another one is looked up */
@@ -85,9 +93,13 @@ enum site_kind {
     SITE_LINK,     /* a direct branch not linked yet: sites[].link */
     SITE_INDIRECT, /* context.target */
     SITE_POLL,     /* context.poll was 0; RIP is page_rip + offset */
+    SITE_FAST,     /* bt_fast() executes one instruction: enum fast_op */
     SITE_EXIT,     /* end of translation at `offset`, without a link */
     SITE_FAULT,    /* a host fault: context.fault_offset */
 };
+
+/* sites[].helper of SITE_FAST; fast.c */
+enum fast_op { FAST_STRING, FAST_SYSCALL, FAST_SYSRET, FAST_IRET };
 
 /* Sites that no block owns. */
 enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
@@ -163,6 +175,7 @@ struct bt_stats {
 struct bt_stubs {
     void (*enter)(struct cpu *cpu, const void *code);
     const uint8_t *leave_hw, *leave_saved; /* context.site is set */
+    const uint8_t *leave_fast;             /* the same for SITE_FAST, with all registers saved */
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
@@ -193,7 +206,7 @@ struct translator {
     uint64_t features; /* of the host, enum host_feature */
 };
 
-enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2 };
+enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
 
 enum { FALLBACKS = 2048, PAGE_HOPELESS = 1 << 30 };
 
@@ -232,11 +245,15 @@ struct bt_cpu {
     bool names_gone; /* it was emptied */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
+    uint64_t slow_fast[4]; /* SITE_FAST that went to the interpreter */
     uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
     uint8_t *warm;                /* counters of cold code, by hash */
     uint64_t executed;
-    jmp_buf *outer;
-    struct engine *engine;
+    /* What the last returns to a less privileged level loaded, and from which descriptors. */
+    struct {
+        uint64_t gdt, raw_cs, raw_ss;
+        struct segment cs, ss;
+    } returned;
 };
 
 /* ---- cache.c -------------------------------------------------------------------------------- */
@@ -277,6 +294,49 @@ void stubs_make(struct translator *t);
 /* Called by translated code; host code to go on at, or 0. stubs.c tells what each may do. */
 uint64_t bt_fast(struct cpu *cpu);
 uint64_t bt_slow(struct cpu *cpu);
+
+/* Where GS points, by us on this thread. */
+void gs_set(struct translator *t, struct tlb_table *area);
+
+static inline bool is_canonical_rip(const struct cpu *cpu, uint64_t rip)
+{
+    return (uint64_t)sign_extend(rip, cpu->cr4 & CR4_LA57 ? 57 : 48) == rip;
+}
+
+static inline void flags_in(struct cpu *cpu, const struct bt_context *x)
+{
+    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (x->flags >> 8 & 0xd5) |
+                  (uint64_t)(x->flags & 1) << 11;
+}
+
+static inline void flags_out(const struct cpu *cpu, struct bt_context *x)
+{
+    x->flags = (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
+}
+
+static inline struct tlb_jump *jump_of(struct tlb_table *table, uint64_t rip)
+{
+    return &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
+}
+
+/* Which key a table's jump entries are for. */
+static inline uint32_t *table_key(struct tlb_table *table)
+{
+    return (uint32_t *)(table->head + AREA_HEAD_USED);
+}
+
+static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x, int32_t offset)
+{
+    uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
+
+    return cpu->code_size == 8 ? rip : (uint32_t)rip;
+}
+
+/* ---- fast.c --------------------------------------------------------------------------------- */
+
+uint64_t fast_execute(struct bt_cpu *c, const struct site *s);
+/* The interpreter has executed an IRET: remember what it loaded. */
+void fast_learn(struct bt_cpu *c);
 
 /* ---- fault.c -------------------------------------------------------------------------------- */
 

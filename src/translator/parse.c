@@ -30,7 +30,7 @@
 
 /* ---- prefixes and bytes ---------------------------------------------------------------------- */
 
-enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3, NO_PREFIX_ABOVE = 0xf3 };
+enum { LENGTH_MAX = 15, PREFIXES_DIRECT = 3 };
 
 enum prefix_class { NOT_PREFIX, PREFIX_SEGMENT, PREFIX_66, PREFIX_67, PREFIX_F0, PREFIX_FX, REX };
 
@@ -49,7 +49,6 @@ struct parser {
     uint8_t segment; /* override, or SEG_NONE */
     uint8_t rep, rex;
     bool p66, p67, lock;
-    bool f2_and_f3;
     uint8_t address_size;
 };
 
@@ -121,6 +120,7 @@ enum flag_kind {
     FL_SAVE,    /* all are read */
     FL_COMPARE, /* CMPS, SCAS */
     FL_ZF,      /* read */
+    FL_ZF_ONLY, /* set */
 };
 
 #define STATUS RFLAGS_STATUS
@@ -141,6 +141,7 @@ static const struct {
     [FL_SAVE] = {STATUS, 0, 0},
     [FL_COMPARE] = {0, STATUS, STATUS},
     [FL_ZF] = {RFLAGS_ZF, 0, 0},
+    [FL_ZF_ONLY] = {0, RFLAGS_ZF, RFLAGS_ZF},
 };
 
 static const uint16_t condition_flags[8] = {
@@ -189,6 +190,7 @@ enum special {
     SP_IO,
     SP_RDTSC,
     SP_MSR,
+    SP_PAIR,
     SP_SYSCALL,
     SP_IRET,
     SP_CR,
@@ -277,6 +279,17 @@ static const struct row group_ff[8] = {
 
 static const struct row group_8f[8] = {KIND(POP, RM_W | D64, 0, NONE, STACK)};
 static const struct row group_c7[8] = {COPY(RM_W, Z, NONE, NONE)};
+
+static const struct row group_c7_0f[8] = {
+    FALL(0, NONE),
+    KIND(CMPXCHG_PAIR, RM_RW | LOCKABLE | ONLY_MEM, 0, ZF_ONLY, PAIR),
+    FALL(0, NONE),
+    FALL(0, NONE),
+    FALL(0, NONE),
+    FALL(0, NONE),
+    FALL(0, NONE),
+    FALL(0, NONE),
+};
 
 static const struct row group_bt[8] = {
     [4] = COPY(RM_R, B, BT, NONE),
@@ -442,7 +455,7 @@ static const struct row two_byte[256] = {
     [0xa4] = COPY(MODRM | REG_R | RM_RW, B, NONE, DOUBLE_IMM),
     [0xa5] = COPY(MODRM | REG_R | RM_RW, NONE, NONE, DOUBLE_CL),
     [0xa8 ... 0xaa] = FALL(0, NONE),
-    [0xab] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xab] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xac] = COPY(MODRM | REG_R | RM_RW, B, NONE, DOUBLE_IMM),
     [0xad] = COPY(MODRM | REG_R | RM_RW, NONE, NONE, DOUBLE_CL),
     [0xae] = {.special = SP_0FAE, .form = MODRM | KNOWN},
@@ -450,21 +463,21 @@ static const struct row two_byte[256] = {
     [0xb0] = COPY(MODRM | BYTE | REG_R | RM_RW | LOCKABLE, NONE, ALL, CMPXCHG),
     [0xb1] = COPY(MODRM | REG_R | RM_RW | LOCKABLE, NONE, ALL, CMPXCHG),
     [0xb2] = FALL(MODRM, NONE),
-    [0xb3] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xb3] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xb4 ... 0xb5] = FALL(MODRM, NONE),
     [0xb6] = COPY(MODRM | REG_W | RM_R | RM8, NONE, NONE, NONE),
     [0xb7] = COPY(MODRM | REG_W | RM_R | RM16, NONE, NONE, NONE),
     [0xb8] = COPY(MODRM | REG_W | RM_R, NONE, ALL, POPCNT),
     [0xb9] = FALL(MODRM, NONE),
     [0xba] = GROUP(group_bt, 0, NONE),
-    [0xbb] = COPY(MODRM | ONLY_REG | REG_R | RM_RW, NONE, BT, NONE),
+    [0xbb] = COPY(MODRM | ONLY_REG | REG_R | RM_RW | LOCKABLE, NONE, BT, NONE),
     [0xbc ... 0xbd] = COPY(MODRM | REG_RW | RM_R, NONE, ALL, SCAN),
     [0xbe] = COPY(MODRM | REG_W | RM_R | RM8, NONE, NONE, NONE),
     [0xbf] = COPY(MODRM | REG_W | RM_R | RM16, NONE, NONE, NONE),
     [0xc0] = COPY(MODRM | BYTE | REG_RW | RM_RW | LOCKABLE, NONE, ALL, NONE),
     [0xc1] = COPY(MODRM | REG_RW | RM_RW | LOCKABLE, NONE, ALL, NONE),
     [0xc2 ... 0xc6] = SLOW,
-    [0xc7] = FALL(MODRM, NONE),
+    [0xc7] = GROUP(group_c7_0f, 0, NONE),
     [0xc8 ... 0xcf] = COPY(OPREG | RM_RW, NONE, NONE, BSWAP),
     [0xd0 ... 0xfe] = SLOW,
     [0xff] = FALL(MODRM, NONE),
@@ -913,6 +926,9 @@ static void form_fill(struct form *f, uint64_t key)
         ok = ok && form_of_spec(f, &spec, code);
     else
         ok = ok && form_of_mnemonic(f, in.mnemonic, in.operand_size, code);
+    /* Comparisons clear what they do not use, which Zydis does not know of VPTEST and others. */
+    if (o->unit == UNIT_VECTOR && o->flags_changed)
+        o->flags_set = o->flags_changed = STATUS;
     if (ok)
         o->kind = KIND_COPY;
 }
@@ -988,7 +1004,7 @@ static bool parse_form(struct parser *s, struct bt_insn *out, const struct escap
     struct form own;
     uint64_t key;
 
-    if (s->lock || s->f2_and_f3)
+    if (s->lock)
         return fall_back(out, 0);
     key = BIT(KEY_TAKEN) | (uint64_t)(s->code_size == 8 ? 3 : s->code_size / 2) << KEY_CODE |
           (uint64_t)e->encoding << KEY_ENCODING | (uint64_t)e->map << KEY_MAP |
@@ -1306,6 +1322,12 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
         out->flags_changed = STATUS;
         need = FEATURE_SYSCALL;
         break;
+    case SP_PAIR:
+        out->mem_size = out->rm_size = out->operand_size == 8 ? 16 : 8;
+        out->reg_is_opcode = true;
+        reads_and_writes(out, RAX | RCX | RDX | 1 << GPR_RBX, RAX | RDX);
+        need = out->mem_size == 16 ? FEATURE_CX16 : FEATURE_CX8;
+        break;
     case SP_IRET: reads_and_writes(out, RSP, RSP); break;
     case SP_CR:
         if (out->reg > 4 && out->reg != 8)
@@ -1360,14 +1382,12 @@ static const struct row *system_row(const struct parser *s, unsigned special)
 
 static always_inline void clear(const struct parser *s, struct bt_insn *out)
 {
-    *out = (struct bt_insn){
-        .code_size = s->code_size,
-        .address_size = s->address_size,
-        .segment = SEG_DS,
-        .base = PARSE_NO_REG,
-        .index = PARSE_NO_REG,
-        .scale = 1,
-    };
+    memset(out, 0, sizeof(*out));
+    out->code_size = s->code_size;
+    out->address_size = s->address_size;
+    out->segment = SEG_DS;
+    out->base = out->index = PARSE_NO_REG;
+    out->scale = 1;
 }
 
 static always_inline unsigned operand_size(const struct parser *s, unsigned form)
@@ -1500,8 +1520,11 @@ static always_inline bool parse_row(struct parser *s, struct bt_insn *out, unsig
     out->p66 = out->operand_size == 2;
     out->rex_w = out->operand_size == 8;
     if (unlikely(form & (ONLY_MEM | ONLY_REG)) &&
-        out->rm_kind != (form & ONLY_MEM ? RM_MEM : RM_REG))
-        return fall_back(out, s->pos);
+        out->rm_kind != (form & ONLY_MEM ? RM_MEM : RM_REG)) {
+        if (out->kind != KIND_COPY || map != MAP_0F || (opcode & 0xe7) != 0xa3 || s->rep)
+            return fall_back(out, s->pos);
+        out->kind = KIND_BT_MEM;
+    }
     if (unlikely(s->lock) && !(form & LOCKABLE && out->rm_kind == RM_MEM && out->rm_write))
         return fall_back(out, s->pos);
     if (unlikely(form & NEAR) && s->p66 && s->code_size == 8 && !(s->rex & 8))
@@ -1542,10 +1565,7 @@ static always_inline enum parse_result parse(const struct cpu *cpu, const uint8_
         case PREFIX_66: s.p66 = true; break;
         case PREFIX_67: s.p67 = true; break;
         case PREFIX_F0: s.lock = true; break;
-        case PREFIX_FX:
-            s.f2_and_f3 |= s.rep && s.rep != opcode;
-            s.rep = (uint8_t)opcode;
-            break;
+        case PREFIX_FX: s.rep = (uint8_t)opcode; break; /* the last one counts */
         default:
             if (opcode >= 0x64)
                 s.segment = opcode == 0x64 ? SEG_FS : SEG_GS;

@@ -53,18 +53,17 @@ static inline uint64_t rdtsc(void)
 
 /* ---- GS ------------------------------------------------------------------------------------- */
 
-static bool have_fsgsbase;
-static _Thread_local struct tlb_table *gs_now;
-
-static void gs_set(struct tlb_table *area)
+void gs_set(struct translator *t, struct tlb_table *area)
 {
-    if (gs_now == area)
-        return;
-    gs_now = area;
-    if (have_fsgsbase)
+    static _Thread_local struct tlb_table *now;
+
+    /* With the instruction, translated code changes it too: STAC, CLAC. */
+    if (t->features & HOST_FSGSBASE) {
         __asm__ volatile("wrgsbase %0" ::"r"(area));
-    else
+    } else if (now != area) {
         syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, area);
+        now = area;
+    }
 }
 
 /* ---- return stacks, jumps ------------------------------------------------------------------- */
@@ -202,11 +201,6 @@ static const uint8_t *code_host(struct cpu *cpu, gva linear)
                            &offset);
 }
 
-static bool is_canonical(const struct cpu *cpu, uint64_t rip)
-{
-    return (uint64_t)sign_extend(rip, cpu->cr4 & CR4_LA57 ? 57 : 48) == rip;
-}
-
 /* Which page of which block of RAM; false: none that can be watched. */
 static bool code_ram(struct cpu *cpu, gva linear, struct ram_block **ram, uint64_t *offset)
 {
@@ -266,7 +260,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     uint8_t *warm;
 
     c->key_now = key;
-    if (cpu->code_size == 8 && !is_canonical(cpu, cpu->rip))
+    if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip))
         return NULL;
     host = code_host(cpu, linear);
     if (!host || !page_in_segment(cpu, linear))
@@ -318,68 +312,27 @@ static void jump_remember(struct bt_cpu *c, const struct block *b)
 {
     struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
     uint64_t rip = c->cpu->rip;
-    struct tlb_jump *j = &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
-    struct tlb_jump *page = NULL;
+    struct tlb_jump *j = jump_of(table, rip);
 
-    (void)page;
     if (!(b->key & KEY_FLAT_CODE))
         return;
-    j->rip = rip + 1;
+    j->rip = rip ^ BIT(63);
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
 }
 
 /* The jump entries of a table are for one key. */
-static void key_enter(struct bt_cpu *c, struct tlb_table *table, uint32_t key)
+static void key_switch(struct bt_cpu *c, struct tlb_table *table, uint32_t key)
 {
-    uint32_t *have = (uint32_t *)(table->head + AREA_HEAD_USED);
-
-    if (*have != key) {
-        if (table->jumps_used) {
-            memset(table->jump, 0, sizeof(table->jump));
-            table->jumps_used = false;
-        }
-        *have = key;
-        stacks_reset(c);
+    if (table->jumps_used) {
+        memset(table->jump, 0, sizeof(table->jump));
+        table->jumps_used = false;
     }
+    *table_key(table) = key;
+    stacks_reset(c);
 }
 
 /* ---- what translated code asks -------------------------------------------------------------- */
-
-static void flags_in(struct cpu *cpu, const struct bt_context *x)
-{
-    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (x->flags >> 8 & 0xd5) |
-                  (uint64_t)(x->flags & 1) << 11;
-}
-
-static void flags_out(const struct cpu *cpu, struct bt_context *x)
-{
-    x->flags = (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
-}
-
-__attribute__((target("general-regs-only"))) uint64_t bt_fast(struct cpu *cpu)
-{
-    struct bt_cpu *c = cpu->engine;
-    struct bt_context *x = c->context;
-    const struct site *s = &c->t->sites[x->site];
-
-    if (s->kind != SITE_CHECK || s->access >= MMU_ACCESSES)
-        return 0;
-    /* RAX: tag of the last byte; RCX: index of the first. */
-    if ((uint16_t)x->a != x->c)
-        return 0;
-    if (!mmu_fill(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode, (enum mmu_access)s->access))
-        return 0;
-    c->count[COUNT_FILL]++;
-    return (uint64_t)(uintptr_t)(c->t->rx + s->retry);
-}
-
-static uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x, int32_t offset)
-{
-    uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
-
-    return cpu->code_size == 8 ? rip : (uint32_t)rip;
-}
 
 /* Enter a block from C: the flags are in both places, so the body's own start will do. */
 static const uint8_t *block_body(struct translator *t, const struct block *b)
@@ -437,6 +390,10 @@ uint64_t bt_slow(struct cpu *cpu)
     uint64_t next;
 
     flags_in(cpu, x);
+    if (x->done) {
+        x->done = 0;
+        return 0;
+    }
     switch ((enum site_kind)s->kind) {
     case SITE_CHECK:
         cpu->rip = rip_at(cpu, x, s->offset);
@@ -455,13 +412,20 @@ uint64_t bt_slow(struct cpu *cpu)
             break;
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
+    case SITE_FAST:
     case SITE_INTERP:
         cpu->rip = rip_at(cpu, x, s->offset);
         next = rip_at(cpu, x, s->offset + s->length);
         c->count[COUNT_INTERP_ONE]++;
-        c->fallback[s->link % FALLBACKS]++;
-        if (!interpret_one(c) || !s->resume || cpu->rip != next)
+        if (s->kind == SITE_INTERP)
+            c->fallback[s->link % FALLBACKS]++;
+        else
+            c->slow_fast[s->helper]++;
+        if (!interpret_one(c) || !s->resume || cpu->rip != next) {
+            if (s->kind == SITE_FAST && s->helper == FAST_IRET)
+                fast_learn(c);
             break;
+        }
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
     case SITE_LINK:
@@ -481,7 +445,7 @@ uint64_t bt_slow(struct cpu *cpu)
 
         c->count[COUNT_INDIRECT]++;
         cpu->rip = x->target;
-        if (cpu->code_size == 8 && !is_canonical(cpu, cpu->rip)) {
+        if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip)) {
             /* #GP belongs to the branch. */
             cpu->rip = rip_at(cpu, x, from->offset);
             cpu->gpr[GPR_RSP] -= (uint64_t)(int64_t)(int32_t)from->link;
@@ -579,7 +543,8 @@ static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
     struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
     unsigned stack = key & KEY_USER ? 1 : 0;
 
-    key_enter(c, area, key);
+    if (*table_key(area) != key)
+        key_switch(c, area, key);
     c->key = key;
     if (stack != c->stack_now) {
         c->stack_sp[c->stack_now] = x->host_sp;
@@ -591,8 +556,19 @@ static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);
     x->vec_resume = key & KEY_USER ? 1 : 0;
+    for (unsigned ac = 0; ac < 2; ac++) {
+        x->mode[ac] = ac || !(cpu->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+        x->area[ac] = 0;
+        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE) {
+            struct tlb_table *other = cpu->tlb->table[x->mode[ac]];
+
+            if (other != area && *table_key(other) != key)
+                key_switch(c, other, key);
+            x->area[ac] = (uint64_t)(uintptr_t)other;
+        }
+    }
     jump_remember(c, b);
-    gs_set(area);
+    gs_set(c->t, area);
     c->count[COUNT_ENTER]++;
     c->t->stub.enter(cpu, block_body(c->t, b));
 }
@@ -705,8 +681,8 @@ static struct translator *translator_new(const struct translator_options *o, str
                                 TRANSLATOR_CACHE_MAX);
     pthread_mutex_init(&t->lock, NULL);
     translator_host_look(&host);
-    have_fsgsbase = host.fsgsbase;
-    t->features = (host.avx ? HOST_AVX : 0) | (host.avx512 ? HOST_AVX512 : 0);
+    t->features = (host.fsgsbase ? HOST_FSGSBASE : 0) | (host.avx ? HOST_AVX : 0) |
+                  (host.avx512 ? HOST_AVX512 : 0);
     if (translator_host_check(&host, err) < 0) {
         free(t);
         return NULL;
@@ -753,8 +729,12 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     c->context->host_mxcsr = 0x1f80;
     c->stack[0] = stack_new();
     c->stack[1] = stack_new();
-    for (unsigned i = 0; i < 2; i++)
+    for (unsigned i = 0; i < 2; i++) {
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
+        /* A guest may return to NO_RETURN_ADDRESS: then from here to where any address goes. */
+        for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16)
+            memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
+    }
     c->warm = xcalloc(1, WARM_SIZE);
     cpu->engine = c;
     stacks_reset(c);
@@ -770,7 +750,6 @@ static void detach(struct bt_cpu *c)
     mmu_set_hooks(cpu, NULL, NULL);
     for (unsigned i = 0; i < 2; i++)
         munmap(c->stack[i] - STACK_GUARD, STACK_SIZE + 2 * STACK_GUARD);
-    gs_now = NULL;
     fault_thread(NULL);
     interp_detach(cpu);
     munmap(c->context, 4096);

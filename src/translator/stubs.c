@@ -155,7 +155,7 @@ void stubs_make(struct translator *t)
 {
     struct emitter em = {.at = t->rw, .end = t->rw + 64 * KiB}, *e = &em;
     static const uint8_t callee_saved[] = {RBX, RBP, R12, R13, R14, R15};
-    uint8_t *fast, *none, *leave, *resume, *skip;
+    uint8_t *fast, *none, *none2, *leave, *resume, *skip;
 
     /* leave_hw, leave_saved */
     t->stub.leave_hw = rx_of(t, e->at);
@@ -173,8 +173,33 @@ void stubs_make(struct translator *t)
     emit_load(e, RSP, CTX(host_sp), 8);
     RAW("\xff\xe0"); /* jmp rax */
 
+    /* leave_fast: flags are saved; all registers go to struct cpu and come back. */
+    align(e);
+    t->stub.leave_fast = rx_of(t, e->at);
+    move_guest(e, false, true);
+    move_guest(e, false, false);
+    emit_store(e, CTX(host_sp), RSP, 8);
+    emit_load(e, RSP, CTX(c_sp), 8);
+    call_c(e, bt_fast);
+    RAW("\x48\x85\xc0"); /* test rax,rax */
+    none2 = emit_jcc(e, 4);
+    emit_op_mem(e, 0xf6, 1, 0, CTX(vec_resume), false); /* test byte, 1 */
+    emit8(e, 1);
+    skip = emit_jcc(e, 4);
+    emit_mov(e, R15, RAX, 8);
+    vectors(e, t, true);
+    emit_mov(e, RAX, R15, 8);
+    emit_op_mem(e, 0xc6, 1, 0, CTX(vec_resume), false);
+    emit8(e, 0);
+    emit_fix(e, skip, e->at);
+    move_guest(e, true, true);
+    move_guest(e, true, false);
+    emit_load(e, RSP, CTX(host_sp), 8);
+    RAW("\xff\xe0"); /* jmp rax */
+
     emit_fix(e, none, e->at);
     move_guest(e, false, false);
+    emit_fix(e, none2, e->at);
     skip = jump_if_clear(e, CTX(vec_live));
     vectors(e, t, false);
     emit_op_mem(e, 0xc6, 1, 0, CTX(vec_resume), false);
@@ -243,14 +268,14 @@ void stubs_make(struct translator *t)
     emit32(e, TLB_JUMPS - 1);
     emit_op_reg(e, 0xc1, 4, 4, RAX); /* shl eax, 4 */
     emit8(e, 4);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, 1), false);
+    RAW("\x48\x0f\xba\xf9\x3f"); /* btc rcx, 63: no address equals an empty entry then */
     emit_op_mem(e, 0x3b, 8, RCX,
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump)}, false);
     fast = emit_jcc(e, 5);
     emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
     emit8(e, 0);
     skip = emit_jcc(e, 4);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
+    RAW("\x48\x0f\xba\xf9\x3f");
     RAW("\x48\x81\xe1");
     emit32(e, 0xfffff000); /* and rcx, -4096 */
     emit_store(e, CTX(page_rip), RCX, 8);
@@ -258,7 +283,7 @@ void stubs_make(struct translator *t)
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
     emit_fix(e, fast, e->at);
     emit_fix(e, skip, e->at);
-    emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, -1), false);
+    RAW("\x48\x0f\xba\xf9\x3f");
     emit_store(e, CTX(target), RCX, 8);
     emit_store_imm32(e, CTX(site), SITE_OF_INDIRECT);
     emit_jmp_to(e, t->rw + (t->stub.leave_saved - t->rx));

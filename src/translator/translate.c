@@ -41,6 +41,7 @@ struct group {
     uint8_t access, uses, slot;
     uint8_t last;  /* instruction that uses it last */
     uint8_t exits; /* conditional exits before it was made */
+    uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
     bool checked;
 };
 
@@ -85,8 +86,8 @@ struct xlate {
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
     bool vec, x87; /* ensured */
+    bool sti; /* the instruction behind STI is next */
     bool failed;
-    uint16_t delta_ok;
 };
 
 /* ---- small things --------------------------------------------------------------------------- */
@@ -413,7 +414,7 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
     }
     high = offset + size - 1;
     *out = offset;
-    if (!(x->key & KEY_SINGLE))
+    if (!(x->key & KEY_SINGLE) && !want.bit_size)
         for (unsigned i = x->groups; i-- > 0 && i + 12 > x->groups;) {
             struct group *g = &x->group[i];
             int64_t low = MIN(g->low, offset), top = MAX(g->high, high);
@@ -421,7 +422,7 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
             if (g->base != want.base || g->index != want.index || g->scale != want.scale ||
                 g->segment != want.segment || g->address_size != want.address_size ||
                 g->base_version != want.base_version || g->index_version != want.index_version ||
-                top - low >= MAX_RANGE || (g->uses == 1 && g->slot == NO_SLOT) || g->uses == 255)
+                top - low >= MAX_RANGE || g->bit_size || g->uses == 255)
                 continue;
             if (access == MMU_WRITE && g->access == MMU_READ && g->exits != v->exits)
                 continue; /* the write may not happen: it must not set D */
@@ -520,17 +521,25 @@ static void plan(struct xlate *x)
         a[0].group = a[1].group = NO_GROUP;
         if (in->rm_kind == RM_MEM && in->mem_size && !in->is_lea &&
             (in->kind == KIND_COPY || in->kind == KIND_PUSH || in->kind == KIND_JMP_IND ||
-             in->kind == KIND_CALL_IND)) {
-            bool write = in->kind == KIND_COPY && in->rm_write;
+             in->kind == KIND_CALL_IND || in->kind == KIND_BT_MEM ||
+             in->kind == KIND_CMPXCHG_PAIR)) {
+            bool write = in->rm_write && in->kind != KIND_PUSH;
+            struct group g = operand_group(x, in);
             int64_t offset = in->disp;
+
+            if (in->kind == KIND_BT_MEM) {
+                g.bit = in->reg;
+                g.bit_size = in->operand_size;
+            }
 
             if (in->rip)
                 offset += x->at[x->i] + in->length;
-            a[0].group = group_for(x, &v, operand_group(x, in), offset, in->mem_size,
+            a[0].group = group_for(x, &v, g, offset, in->mem_size,
                                    write ? MMU_WRITE : MMU_READ, &a[0].offset);
         }
         switch (in->kind) {
         case KIND_PUSH:
+        case KIND_PUSHF:
         case KIND_CALL:
         case KIND_CALL_IND:
             a[1].group = group_for(x, &v, stack_group(x, GPR_RSP), -(int64_t)stack, stack,
@@ -538,6 +547,7 @@ static void plan(struct xlate *x)
             v.delta[GPR_RSP] -= stack;
             break;
         case KIND_POP:
+        case KIND_POPF:
         case KIND_RET:
             a[1].group = group_for(x, &v, stack_group(x, GPR_RSP), 0, stack, MMU_READ,
                                    &a[1].offset);
@@ -570,7 +580,16 @@ static void plan(struct xlate *x)
             break;
         case KIND_JCC: v.exits++; break;
         case KIND_NOP:
+        case KIND_CLI:
+        case KIND_CLD:
+        case KIND_STD:
+        case KIND_BT_MEM:
         case KIND_JMP: break;
+        case KIND_RDTSC:
+        case KIND_CMPXCHG_PAIR:
+            reg_written(&v, GPR_RAX);
+            reg_written(&v, GPR_RDX);
+            break;
         case KIND_LOOP:
             reg_written(&v, GPR_RCX);
             v.exits++;
@@ -642,6 +661,27 @@ static struct mem segment_base(unsigned segment)
                   offsetof(struct segment, base));
 }
 
+/* The ordinary address, all its registers in the host's: RAX = last byte and RCX = first byte (when
+ * they differ), both plus a page, in as few steps as can be. */
+static bool emit_biased(struct xlate *x, const struct group *g, int64_t offset, int64_t span)
+{
+    struct mem m = {.base = NO_REG, .index = NO_REG, .scale = g->scale};
+
+    if (g->address_size != 8 || g->segment != SEG_NONE || g->bit_size || g->base >= GPR_COUNT ||
+        host_of[g->base] == NO_REG || (g->index != BASE_NONE && host_of[g->index] == NO_REG) ||
+        offset + 0x1000 + span != (int32_t)(offset + 0x1000 + span))
+        return false;
+    m.base = host_of[g->base];
+    if (g->index != BASE_NONE)
+        m.index = host_of[g->index];
+    m.disp = (int32_t)(offset + 0x1000);
+    if (span)
+        emit_op_mem(&x->e, 0x8d, 8, RCX, m, false);
+    m.disp += (int32_t)span;
+    emit_op_mem(&x->e, 0x8d, 8, RAX, m, false);
+    return true;
+}
+
 /* How far the group's base register has moved between the instruction of its first use and now is
  * in `delta`: an access at `offset` of the group is at offset - delta from the register now. */
 static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
@@ -655,7 +695,21 @@ static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
 
     clobber_flags(x);
     start = e->at;
+    if (emit_biased(x, g, g->low - delta, span))
+        goto look_up;
     emit_offset(x, g, g->low - delta);
+    if (g->bit_size) { /* the word with the bit */
+        if (host_of[g->bit] == NO_REG)
+            emit_load(e, RAX, GPR_MEM(g->bit), 8);
+        else
+            emit_mov(e, RAX, host_of[g->bit], 8);
+        if (g->bit_size == 4)
+            emit_bytes(e, "\x48\x63\xc0", 3); /* movsxd rax, eax */
+        emit_bytes(e, "\x48\xc1\xf8\x03", 4); /* sar rax, 3 */
+        emit_bytes(e, "\x48\x83\xe0", 3);       /* and rax, -size */
+        emit8(e, (uint8_t)-g->bit_size);
+        emit_op_mem(e, 0x8d, 8, RCX, (struct mem){RCX, RAX, 1, false, 0}, false);
+    }
     if (g->segment != SEG_NONE) {
         if (!wide(x)) { /* limit and type */
             emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, (int32_t)span), false);
@@ -672,13 +726,14 @@ static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
         emit_op_mem(e, 0x03, wide(x) ? 8 : 4, RCX, segment_base(g->segment), false);
     }
     emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, (int32_t)(0x1000 + span)), false);
+    if (span)
+        emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, 0x1000), false);
+look_up:
+    emit_shr(e, RAX, 12, 8);
     if (span == 0) {
-        emit_shr(e, RAX, 12, 8);
         emit_op_reg(e, 0x0fb7, 4, RCX, RAX); /* movzx ecx, ax */
     } else {
-        emit_op_mem(e, 0x8d, 8, RCX, mem_at(RCX, 0x1000), false);
-        emit_shr(e, RAX, 12, 8);
-        emit_shr(e, RCX, 12, 8);
+        emit_shr(e, RCX, 12, 4);
         emit_op_reg(e, 0x0fb7, 4, RCX, RCX);
     }
     emit_op_mem(e, 0x3b, 8, RAX,
@@ -1416,6 +1471,235 @@ static void emit_loop(struct xlate *x)
     x->rax = NO_GROUP;
 }
 
+/* ---- privileged and special ones ------------------------------------------------------------ */
+
+/* C does it while everything stays in place: fast.c. */
+static void emit_fast(struct xlate *x, enum fast_op op, uint32_t parameter)
+{
+    uint32_t s;
+
+    need_saved(x);
+    s = site_new(x, SITE_FAST, x->at[x->i]);
+    emit_store_imm32(&x->e, CTX(site), s);
+    emit_jmp_to(&x->e, stub(x, x->t->stub.leave_fast));
+    x->t->sites[s].helper = (uint8_t)op;
+    x->t->sites[s].link = parameter;
+    x->t->sites[s].resume = op == FAST_STRING ? cache_at(x, x->e.at) : 0;
+    x->flags = FLAGS_SAVED;
+    x->rax = NO_GROUP;
+}
+
+static void emit_string(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+
+    emit_fast(x, FAST_STRING,
+              (in->opcode & 1 ? in->operand_size : 1u) | (in->rep ? 0x10 : 0) |
+                  (in->opcode < 0xa6 ? 0x20 : 0) | (in->address_size == 4 ? 0x40 : 0));
+}
+
+/* and/or dword [rflags], bits */
+static void change_rflags(struct xlate *x, bool set, uint32_t bits)
+{
+    clobber_flags(x);
+    emit_op_mem(&x->e, 0x81, 4, set ? 1 : 4, CPU(rflags), false);
+    emit32(&x->e, set ? bits : ~bits);
+}
+
+/* Whatever has come in the meantime is looked at before the instruction at `next`. */
+static void leave_for_events(struct xlate *x, int32_t next)
+{
+    struct emitter *e = &x->e;
+    uint8_t *none;
+    struct cold *c;
+
+    emit_load(e, RCX, CPU(events), 4);
+    none = emit_jrcxz(e);
+    c = cold_new(x, SITE_EXIT, emit_jmp(e));
+    c->saved = (x->flags & FLAGS_SAVED) != 0;
+    c->site = site_new(x, SITE_EXIT, next);
+    x->t->sites[c->site].link = UINT32_MAX;
+    fix8(e, none);
+}
+
+/* What follows STI is executed before any interrupt: only where the block has it. */
+static bool sti_can(struct xlate *x)
+{
+    if (x->i + 1 >= x->count)
+        return false;
+    switch (x->insn[x->i + 1].kind) {
+    case KIND_COPY:
+    case KIND_NOP:
+    case KIND_PUSH:
+    case KIND_POP: return true;
+    default: return false;
+    }
+}
+
+static void emit_sti(struct xlate *x)
+{
+    change_rflags(x, true, RFLAGS_IF);
+    emit_op_mem(&x->e, 0xc6, 1, 0, CPU(sti_shadow), false);
+    emit8(&x->e, 1);
+    x->sti = true;
+}
+
+/* Behind the instruction behind STI. */
+static void end_shadow(struct xlate *x)
+{
+    x->sti = false;
+    emit_op_mem(&x->e, 0xc6, 1, 0, CPU(sti_shadow), false);
+    emit8(&x->e, 0);
+    leave_for_events(x, (int32_t)next_at(x));
+    x->rax = NO_GROUP;
+}
+
+static void emit_pushf(struct xlate *x)
+{
+    struct emitter *e = &x->e;
+    uint32_t first_site = x->t->site_count;
+    struct mem m = access_operand(x, 1, -8, true);
+
+    clobber_flags(x);
+    m = collapse(x, m, RCX);
+    emit_store(e, CTX(value), RCX, 8);
+    emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
+    emit_op_mem(e, 0x0fb6, 4, RAX, CTX(flags), false);
+    emit_bytes(e, "\x83\xe1", 2), emit8(e, 0xd5); /* and ecx, the five */
+    emit_bytes(e, "\x83\xe0", 2), emit8(e, 1);    /* and eax, 1 */
+    emit_bytes(e, "\xc1\xe0", 2), emit8(e, 11);   /* shl eax, 11: OF */
+    emit_bytes(e, "\x09\xc1", 2);                /* or ecx, eax */
+    emit_load(e, RAX, CPU(rflags), 8);
+    emit_bytes(e, "\x48\x25", 2);                /* and rax, */
+    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
+    emit_bytes(e, "\x48\x09\xc1", 3); /* or rcx, rax */
+    emit_load(e, RAX, CTX(value), 8);
+    emit_store(e, mem_at(RAX, 0), RCX, 8);
+    move_stack(x, -8);
+    resume_here(x, first_site);
+}
+
+/* Where nothing but the status flags, DF and IF differ from before. */
+static void emit_popf(struct xlate *x)
+{
+    struct emitter *e = &x->e;
+    uint32_t first_site = x->t->site_count, s;
+    struct mem m = access_operand(x, 1, 0, true);
+    struct cold *c;
+
+    emit_load(e, RCX, m, 8);
+    clobber_flags(x);
+    emit_mov(e, RAX, RCX, 8);
+    emit_op_mem(e, 0x33, 8, RAX, CPU(rflags), false); /* xor rax, */
+    emit_bytes(e, "\x48\xa9", 2);                     /* test rax, */
+    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
+    c = cold_new(x, SITE_INTERP, emit_jcc(e, 5));
+    c->saved = true;
+    c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
+    x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    emit_store(e, CPU(rflags), RCX, 4);
+    emit_op_reg(e, 0x0fb6, 4, RAX, RCX); /* movzx eax, cl */
+    emit_bytes(e, "\xc1\xe0", 2), emit8(e, 8);
+    emit_shr(e, RCX, 11, 4);
+    emit_bytes(e, "\x83\xe1", 2), emit8(e, 1);
+    emit_bytes(e, "\x09\xc8", 2); /* or eax, ecx */
+    emit_store(e, CTX(flags), RAX, 4);
+    move_stack(x, 8);
+    x->rax = NO_GROUP;
+    leave_for_events(x, (int32_t)next_at(x));
+    resume_here(x, first_site);
+}
+
+static void emit_swapgs(struct xlate *x)
+{
+    struct mem gs = mem_gs(offsetof(struct cpu, seg[SEG_GS].base));
+
+    emit_load(&x->e, RAX, gs, 8);
+    emit_load(&x->e, RCX, CPU(kernel_gs_base), 8);
+    emit_store(&x->e, CPU(kernel_gs_base), RAX, 8);
+    emit_store(&x->e, gs, RCX, 8);
+    x->rax = NO_GROUP;
+}
+
+/* STAC, CLAC: another table of the TLB. */
+static void emit_ac(struct xlate *x, bool set)
+{
+    struct emitter *e = &x->e;
+    uint32_t s;
+    struct cold *c;
+
+    clobber_flags(x);
+    emit_load(e, RCX, CTX(area[set]), 8);
+    emit_bytes(e, "\x48\x85\xc9", 3); /* test rcx, rcx */
+    c = cold_new(x, SITE_INTERP, emit_jcc(e, 4));
+    c->saved = true;
+    c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
+    x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    change_rflags(x, set, RFLAGS_AC);
+    emit_op_mem(e, 0x0fb6, 4, RAX, CTX(mode[set]), false);
+    emit_store(e, CPU(mmu_mode), RAX, 1);
+    emit_bytes(e, "\xf3\x48\x0f\xae\xd9", 5); /* wrgsbase rcx */
+    x->rax = NO_GROUP;
+}
+
+static void emit_rdtsc(struct xlate *x)
+{
+    struct emitter *e = &x->e;
+
+    clobber_flags(x);
+    emit_bytes(e, "\x0f\x31", 2);
+    emit_bytes(e, "\x48\xc1\xe2\x20", 4); /* shl rdx, 32 */
+    emit_bytes(e, "\x48\x09\xd0", 3);     /* or rax, rdx */
+    emit_op_mem(e, 0x03, 8, RAX, CPU(tsc_offset), false);
+    emit_mov(e, R10, RAX, 4);
+    emit_mov(e, RDX, RAX, 8);
+    emit_shr(e, RDX, 32, 8);
+    x->rax = NO_GROUP;
+}
+
+/* The host adds the bit's number to the address as the guest's processor does: only the check is
+ * about another address than the operand's. */
+static void emit_bt_mem(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    uint32_t first_site = x->t->site_count;
+    struct mem m = access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), true);
+    unsigned reg = host_of[in->reg];
+
+    m = collapse(x, m, RCX);
+    need_hw(x); /* ZF stays */
+    if (reg == NO_REG) {
+        reg = RAX;
+        emit_load(&x->e, RAX, GPR_MEM(in->reg), 8);
+    }
+    emit_encoded(x, in, reg, 0, &m, 0);
+    x->flags = FLAGS_HW;
+    resume_here(x, first_site);
+}
+
+/* CMPXCHG8B, CMPXCHG16B: RDX, RBX are where they belong, RAX and RCX go there, R14 has the address. */
+static void emit_pair(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct emitter *e = &x->e;
+    uint32_t first_site = x->t->site_count;
+    struct mem m = access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), true);
+
+    collapse(x, m, RCX);
+    need_hw(x);
+    emit_store(e, CTX(spill), R14, 8);
+    emit_mov(e, R14, RCX, 8);
+    emit_mov(e, RAX, R10, 8);
+    emit_mov(e, RCX, R11, 8);
+    fault_point(x, R14);
+    m = mem_at(R14, 0);
+    emit_encoded(x, in, in->reg, 0, &m, 0);
+    emit_mov(e, R10, RAX, 8);
+    emit_load(e, R14, CTX(spill), 8);
+    x->flags = FLAGS_HW;
+    resume_here(x, first_site);
+}
+
 /* ---- one instruction ------------------------------------------------------------------------ */
 
 /* Whether the first pass may leave instruction i to emit_insn() in this mode. */
@@ -1452,6 +1736,30 @@ static void soften(struct xlate *x, struct bt_insn *in)
     case KIND_RET: ok = stack && flat && in->operand_size == x->code_size; break;
     case KIND_CALL_IND:
     case KIND_JMP_IND: ok = ok && stack && flat && in->operand_size == x->code_size; break;
+    case KIND_PUSHF:
+    case KIND_POPF: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
+    case KIND_CLI:
+    case KIND_STI: ok = (x->key & KEY_CPL0) != 0 && !(x->key & KEY_REAL); break;
+    case KIND_STAC:
+    case KIND_CLAC: ok = wide(x) && x->key & KEY_CPL0 && x->t->features & HOST_FSGSBASE; break;
+    case KIND_SWAPGS: ok = wide(x) && x->key & KEY_CPL0; break;
+    case KIND_CLD:
+    case KIND_STD: break;
+    case KIND_RDTSC: ok = (x->key & KEY_CPL0) != 0; break;
+    case KIND_SYSCALL: ok = wide(x) && x->key & KEY_USER; break;
+    case KIND_SYSRET: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
+    case KIND_IRET: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
+    case KIND_STRING:
+        ok = (in->opcode == 0xa4 || in->opcode == 0xa5 || in->opcode == 0xaa ||
+              in->opcode == 0xab) &&
+             flat && x->key & KEY_FLAT_DATA && in->segment < SEG_FS && in->segment != SEG_CS &&
+             in->address_size >= 4 && x->code_size >= 4;
+        break;
+    case KIND_BT_MEM: /* a second register in memory would cost the addend, see access_operand() */
+        ok = ok && in->operand_size >= 4 && in->address_size == 8 &&
+             (in->index == PARSE_NO_REG || host_of[in->index] != NO_REG);
+        break;
+    case KIND_CMPXCHG_PAIR: break;
     default: ok = false; break;
     }
     if (!ok)
@@ -1476,6 +1784,28 @@ static bool emit_insn(struct xlate *x)
     case KIND_CALL_IND: emit_call_indirect(x); return false;
     case KIND_JMP_IND: emit_jmp_indirect(x); return false;
     case KIND_RET: emit_ret(x); return false;
+    case KIND_CLI: change_rflags(x, false, RFLAGS_IF); return true;
+    case KIND_CLD: change_rflags(x, false, RFLAGS_DF); return true;
+    case KIND_STD: change_rflags(x, true, RFLAGS_DF); return true;
+    case KIND_STI:
+        if (sti_can(x)) {
+            emit_sti(x);
+            return true;
+        }
+        emit_interp(x, false);
+        return false;
+    case KIND_PUSHF: emit_pushf(x); return true;
+    case KIND_POPF: emit_popf(x); return true;
+    case KIND_SWAPGS: emit_swapgs(x); return true;
+    case KIND_STAC: emit_ac(x, true); return true;
+    case KIND_CLAC: emit_ac(x, false); return true;
+    case KIND_RDTSC: emit_rdtsc(x); return true;
+    case KIND_BT_MEM: emit_bt_mem(x); return true;
+    case KIND_CMPXCHG_PAIR: emit_pair(x); return true;
+    case KIND_STRING: emit_string(x); return true;
+    case KIND_SYSCALL: emit_fast(x, FAST_SYSCALL, 0); return false;
+    case KIND_SYSRET: emit_fast(x, FAST_SYSRET, 0); return false;
+    case KIND_IRET: emit_fast(x, FAST_IRET, 0); return false;
     default: emit_interp(x, !in->ends); return !in->ends;
     }
 }
@@ -1487,6 +1817,9 @@ static bool ends_block(const struct bt_insn *in)
     case KIND_CALL:
     case KIND_CALL_IND:
     case KIND_JMP_IND:
+    case KIND_SYSCALL:
+    case KIND_SYSRET:
+    case KIND_IRET:
     case KIND_RET: return true;
     default: return in->ends;
     }
@@ -1586,7 +1919,7 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
     uint64_t began = now_ns();
     unsigned max = MAX_INSNS;
     uint32_t sites, links, faults, used = (t->used + 15) & ~15u;
-    bool more = true;
+    bool more = true, shadow;
 
     if (cache_full(t))
         return NULL;
@@ -1616,7 +1949,7 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
 again:
     x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
     x->groups = x->colds = 0;
-    x->failed = x->vec = x->x87 = false;
+    x->failed = x->vec = x->x87 = x->sti = false;
     x->rax = NO_GROUP;
     parse_all(x, offset, max);
     plan(x);
@@ -1639,7 +1972,10 @@ again:
             check_next_page(x);
         for (x->i = 0; x->i < x->count && more; x->i++) {
             x->host[x->i] = x->e.at;
+            shadow = x->sti;
             more = emit_insn(x);
+            if (shadow && more)
+                end_shadow(x);
         }
         x->host[x->i] = x->e.at;
         if (more) {

@@ -55,7 +55,7 @@ struct tlb_ways {
 };
 
 struct tlb_jump {
-    uint64_t rip; /* linear address + 1, so that zero (empty) matches nothing */
+    uint64_t rip; /* with bit 63 inverted: no canonical address is zero (empty) then */
     const void *code;
 };
 

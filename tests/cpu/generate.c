@@ -195,6 +195,48 @@ static unsigned template_bytes(const struct template *t, unsigned mode, uint8_t 
     return n;
 }
 
+/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
+static bool must_end(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT: return true;
+    default: break;
+    }
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_UD0:
+    case ZYDIS_MNEMONIC_UD1:
+    case ZYDIS_MNEMONIC_UD2: return true;
+    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
+    }
+}
+
+/* Those that a shape has its own of, or that end a case. */
+static bool never_suits(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP: return true;
+    default: return must_end(in);
+    }
+}
+
 struct built {
     struct template t;
     uint8_t class;
@@ -236,6 +278,7 @@ static void consider(struct generator *g, struct built **all, struct template t,
     (*all)[g->count].t = t;
     (*all)[g->count++].class = (uint8_t)class_of(&in);
     g->has[in.mnemonic] = true;
+    g->unsuited[in.mnemonic] = never_suits(&in);
 }
 
 static int built_order(const void *a, const void *b)
@@ -353,10 +396,14 @@ int generator_probe(struct generator *g, struct error *err)
             r = native_run(PROBES, err);
             if (r < 0)
                 return r;
-            for (unsigned n = 0; n < PROBES; n++)
-                alien += c[n].insns == 0 || native_outcomes()[n].status != RAN ||
-                         (native_outcomes()[n].vector == EXC_UD &&
-                          native_outcomes()[n].out.rip == c[n].in.rip);
+            for (unsigned n = 0; n < PROBES; n++) {
+                const struct outcome *o = &native_outcomes()[n];
+
+                /* A fetch beyond the end of the code says nothing. */
+                alien += c[n].insns == 0 || o->status != RAN ||
+                         (o->out.rip == c[n].in.rip &&
+                          (o->vector == EXC_UD || (o->vector == EXC_PF && o->error & PF_I)));
+            }
             l->foreign = alien == PROBES;
         }
     return 0;
@@ -851,7 +898,9 @@ static const struct template *pick_template(struct maker *m)
         class = (class + 1) % CLASSES;
     while (!l) {
         l = &g->list[class][rng_below(m->r, g->listed[class])];
-        if (l->foreign && (m->shaped || !rng_percent(m->r, 5)) && ++tries < 20)
+        if (m->shaped && g->unsuited[l->mnemonic])
+            l = NULL;
+        else if (l->foreign && (m->shaped || !rng_percent(m->r, 5)) && ++tries < 20)
             l = NULL;
     }
     do
@@ -953,30 +1002,6 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
         m->pinned |= 1u << index;
 }
 
-/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
-static bool must_end(const ZydisDecodedInstruction *in)
-{
-    switch (in->meta.category) {
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_XSAVE:
-    case ZYDIS_CATEGORY_XSAVEOPT: return true;
-    default: break;
-    }
-    switch (in->mnemonic) {
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_UD0:
-    case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2: return true;
-    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
-    }
-}
-
 static uint64_t zydis_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF);
@@ -1035,34 +1060,32 @@ static void help(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
             gpr[i] = (uint32_t)gpr[i];
 }
 
-static uint32_t registers_written(const ZydisDecodedOperand *op, unsigned operands)
+static uint32_t registers_written(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+                                  unsigned operands)
 {
     uint32_t mask = 0;
 
-    for (unsigned i = 0; i < operands; i++)
-        if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE &&
-            gpr_number(op[i].reg.value) < GPR_COUNT)
-            mask |= 1u << gpr_number(op[i].reg.value);
+    for (unsigned i = 0; i < operands; i++) {
+        unsigned reg = op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_number(op[i].reg.value)
+                       : in->meta.category == ZYDIS_CATEGORY_STRINGOP
+                           ? gpr_number(op[i].mem.base) /* moved, which Zydis does not say */
+                           : NOT_GPR;
+
+        if (reg < GPR_COUNT && (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY ||
+                                op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            mask |= 1u << reg;
+    }
     return mask;
 }
 
 bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
-    uint32_t all = registers_written(op, in->operand_count);
+    uint32_t all = registers_written(in, op, in->operand_count);
     bool stack = false;
 
+    if (never_suits(in))
+        return false;
     switch (in->meta.category) {
-    case ZYDIS_CATEGORY_COND_BR:
-    case ZYDIS_CATEGORY_UNCOND_BR:
-    case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SYSTEM:
-    case ZYDIS_CATEGORY_SYSCALL:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_IOSTRINGOP: return false;
     case ZYDIS_CATEGORY_SEGOP: return rng_percent(m->r, 2);
     case ZYDIS_CATEGORY_PUSH:
     case ZYDIS_CATEGORY_POP: stack = true; break;
@@ -1094,11 +1117,14 @@ bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
         ZydisRegisterGetClass(op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
         in->mnemonic != ZYDIS_MNEMONIC_PUSH && !rng_percent(m->r, 5))
         return false;
+    if (in->mnemonic == ZYDIS_MNEMONIC_PAUSE &&
+        in->raw.rex.B) /* is XCHG with R8 to all but Zydis */
+        return false;
     if (stack && m->keep_stack)
         return false;
     if ((all & ~(stack ? 1u << GPR_RSP : 0)) & m->reserved)
         return false;
-    if (registers_written(op, in->operand_count_visible) & 1u << GPR_RSP &&
+    if (registers_written(in, op, in->operand_count_visible) & 1u << GPR_RSP &&
         (m->keep_stack || !rng_percent(m->r, 2)))
         return false;
     return !(all & m->pinned & ~(1u << GPR_RSP)) || rng_percent(m->r, 3);
@@ -1117,7 +1143,7 @@ static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const Zydi
                   const uint8_t *b, uint64_t next)
 {
     const uint64_t *gpr = m->c->in.gpr;
-    const uint32_t moved = m->written | registers_written(op, in->operand_count);
+    const uint32_t moved = m->written | registers_written(in, op, in->operand_count);
     bool found = false;
 
     if (in->meta.category == ZYDIS_CATEGORY_BITBYTE && in->operand_count_visible == 2 &&
@@ -1187,17 +1213,7 @@ static bool uses_written(const struct maker *m, const ZydisDecodedInstruction *i
 
 void note_writes(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
-    for (unsigned i = 0; i < in->operand_count; i++) {
-        unsigned reg;
-
-        if (op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
-            continue;
-        reg = gpr_number(op[i].reg.value);
-        if (reg >= GPR_COUNT)
-            continue;
-        if (op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-            m->written |= 1u << reg;
-    }
+    m->written |= registers_written(in, op, in->operand_count);
 }
 
 /* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
@@ -1246,7 +1262,7 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
 bool make_one(struct maker *m, bool last, struct branch *branch)
 {
     struct test_case *c = m->c;
-    uint8_t b[32];
+    uint8_t b[24];
     const struct template *t = pick_template(m);
     ZydisDecodedInstruction in;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -1255,8 +1271,11 @@ bool make_one(struct maker *m, bool last, struct branch *branch)
 
     if (t)
         n = put_template(m, t, b);
-    for (; n < sizeof(b); n++)
-        b[n] = (uint8_t)(rng_percent(m->r, 25) ? rng_below(m->r, 16) : rng_next(m->r));
+    for (; n < sizeof(b); n++) {
+        uint64_t v = rng_next(m->r);
+
+        b[n] = (uint8_t)(v >> 62 ? v : v & 15);
+    }
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->g->decoder, b, 15, &in, op))) {
         if (!last || !rng_percent(m->r, t ? 3 : 20))
             return false;

@@ -21,7 +21,9 @@
 #include "x86/model.h"
 
 #include <cpuid.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/time.h>
 
 /* Guest-physical layout. */
 enum {
@@ -85,26 +87,71 @@ static void run_interp(struct cpu *cpu, uint64_t limit)
             break;
 }
 
-/* Translates what it executes the first time; a small cache is emptied often. */
-static void attach_bt(struct cpu *cpu)
+static void attach_translator(struct cpu *cpu, unsigned warm, uint64_t cache_size)
 {
     struct translator_options o;
 
     translator_options_default(&o);
-    o.warm = 0;
-    o.cache_size = 8 * MiB;
+    o.warm = warm;
+    o.cache_size = cache_size;
     o.log_path = getenv("BT_LOG");
+    o.stats = getenv("BT_STATS") != NULL;
     translator_attach(cpu, &o);
 }
 
+/* Translates what it executes the first time; a small cache is emptied often. */
+static void attach_bt(struct cpu *cpu)
+{
+    attach_translator(cpu, 0, 8 * MiB);
+}
+
+/* Interprets first, so that loops change over while they run; a cache that is always full. */
+static void attach_bt_warm(struct cpu *cpu)
+{
+    attach_translator(cpu, 3, 1 * MiB);
+}
+
+static struct cpu *volatile watched;
+static volatile sig_atomic_t ticks;
+
+static void tick(int signal)
+{
+    (void)signal;
+    ticks++;
+    if (watched)
+        cpu_post(watched, CPU_EVENT_EXIT);
+}
+
+/* It counts no instructions. A timer asks it to leave, wherever it is, and it goes on from there
+ * until that has happened too often. */
 static void run_bt(struct cpu *cpu, uint64_t limit)
 {
-    translator_run(cpu);
+    enum { PERIOD_US = 2000, PERIODS = 250 };
+    static const struct itimerval period = {{0, PERIOD_US}, {0, PERIOD_US}};
+    static const struct sigaction sa = {.sa_handler = tick, .sa_flags = SA_ONSTACK | SA_RESTART};
+    static bool started;
+    enum interp_result r;
+
+    (void)limit;
+    if (!started) {
+        sigaction(SIGVTALRM, &sa, NULL);
+        setitimer(ITIMER_VIRTUAL, &period, NULL);
+        started = true;
+    }
+    ticks = 0;
+    watched = cpu;
+    do {
+        cpu_retract(cpu, CPU_EVENT_EXIT);
+        r = translator_run(cpu);
+    } while (r == INTERP_OK || (r == INTERP_EVENT && ticks < PERIODS));
+    watched = NULL;
+    cpu_retract(cpu, CPU_EVENT_EXIT);
 }
 
 const struct guest_engine guest_engines[] = {
     {"interp", interp_attach, interp_detach, run_interp},
     {"bt", attach_bt, translator_detach, run_bt},
+    {"bt-warm", attach_bt_warm, translator_detach, run_bt},
     {NULL, NULL, NULL, NULL},
 };
 
@@ -289,6 +336,13 @@ struct guest *guest_new(const struct guest_engine *e, struct error *err)
         return NULL;
     }
     return g;
+}
+
+struct guest *guest_again(const struct guest *g)
+{
+    struct error err = {0};
+
+    return guest_new(g->tested->engine, &err);
 }
 
 void guest_free(struct guest *g)

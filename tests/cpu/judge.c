@@ -7,8 +7,10 @@
  */
 #include "oracle.h"
 
-#include <stdarg.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char gpr_name[GPR_COUNT][4] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
                                             "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
@@ -242,11 +244,35 @@ int case_check(struct guest *g, const struct test_case *c, FILE *report, struct 
     return seen.defined.give_up || outcomes_agree(c, want, &got, &seen.defined, report);
 }
 
-/* Keep the change if the case still fails. */
-static int try_change(struct guest *g, struct test_case *c, const struct test_case *changed,
-                      bool *progress, struct error *err)
+bool case_crashes(struct guest *g, const struct test_case *c)
 {
-    int r = guest_ends(g, changed) ? case_check(g, changed, NULL, err) : 1;
+    static struct coverage unused;
+    static struct outcome got;
+    struct seen seen;
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        struct rlimit none = {0, 0};
+
+        /* Of its own: an engine's memory may be shared with us. */
+        g = guest_again(g);
+        setrlimit(RLIMIT_CORE, &none);
+        close_range(1, 2, 0);
+        if (g)
+            guest_run(g, c, &got, &seen, &unused);
+        _exit(0);
+    }
+    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status);
+}
+
+/* Keep the change if the case still fails, or takes the process with it if that is the failure. */
+static int try_change(struct guest *g, struct test_case *c, const struct test_case *changed,
+                      bool crash, bool *progress, struct error *err)
+{
+    int r = !guest_ends(g, changed) ? 1
+            : crash                 ? !case_crashes(g, changed)
+                                    : case_check(g, changed, NULL, err);
 
     if (r == 0) {
         *c = *changed;
@@ -327,7 +353,7 @@ static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
     return memcmp(&before, s, sizeof(*s)) != 0 || seed != c->memory_seed;
 }
 
-int case_shrink(struct guest *g, struct test_case *c, struct error *err)
+int case_shrink(struct guest *g, struct test_case *c, bool crash, struct error *err)
 {
     static struct test_case t;
     bool progress;
@@ -342,7 +368,7 @@ int case_shrink(struct guest *g, struct test_case *c, struct error *err)
                 t = *c;
                 for (unsigned n = 0; n < some; n++)
                     remove_insn(&t, i);
-                r = try_change(g, c, &t, &removed, err);
+                r = try_change(g, c, &t, crash, &removed, err);
                 if (removed)
                     progress = true;
                 else
@@ -351,7 +377,7 @@ int case_shrink(struct guest *g, struct test_case *c, struct error *err)
         for (unsigned n = 0; n < SIMPLIFICATIONS && r == 0; n++) {
             t = *c;
             if (simplify(&t.in, &t, n))
-                r = try_change(g, c, &t, &progress, err);
+                r = try_change(g, c, &t, crash, &progress, err);
         }
     } while (progress && r == 0);
     return r;

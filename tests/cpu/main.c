@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -62,6 +63,45 @@ enum { SHADOWED = 0 };
 
 static struct outcome got;
 
+/* What to say if the engine takes us with it. */
+static const struct test_case *volatile current;
+static const struct options *current_options;
+
+/* " --mode 64 --seed 1 --sequence 5": how to make this case again. */
+static void print_origin(const struct options *o, const struct test_case *c, char *out, size_t size)
+{
+    bool mixed = o->make.shape == SHAPE_MIXED;
+
+    snprintf(out, size, "--mode %u --seed %llu%s%s --sequence %llu", c->mode,
+             (unsigned long long)o->make.seed, mixed ? "" : " --shape ",
+             mixed ? "" : shape_name[o->make.shape], (unsigned long long)c->number);
+}
+
+static void crashed(int number)
+{
+    char text[120] = "outside of a sequence";
+
+    signal(number, SIG_DFL);
+    if (current)
+        print_origin(current_options, (const struct test_case *)current, text, sizeof(text));
+    printf("\nCRASH (signal %d): %s\n", number, text);
+    if (current)
+        case_print((const struct test_case *)current, stdout);
+    fflush(stdout);
+    raise(number);
+}
+
+static void catch_crashes(void)
+{
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT};
+
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+        struct sigaction sa = {.sa_handler = crashed, .sa_flags = SA_ONSTACK | SA_NODEFER};
+
+        sigaction(signals[i], &sa, NULL);
+    }
+}
+
 /* "mul add: RAX RFLAGS" */
 static void name_kind(const struct test_case *c, const char *report, char *out, size_t size)
 {
@@ -98,7 +138,7 @@ static void name_kind(const struct test_case *c, const char *report, char *out, 
 static int report_failure(struct run *r, const struct test_case *failed, const char *in_batch)
 {
     static struct test_case c;
-    char *text = NULL, name[sizeof(r->kind[0].text)];
+    char *text = NULL, name[sizeof(r->kind[0].text)], origin[120];
     size_t size;
     FILE *report;
     int ret;
@@ -114,7 +154,7 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
         return 0;
     }
     if (r->o->shrink) {
-        ret = case_shrink(r->guest, &c, &r->err);
+        ret = case_shrink(r->guest, &c, false, &r->err);
         if (ret < 0)
             return ret;
     }
@@ -128,10 +168,8 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
             free(text);
             return ret < 0 ? ret : 0;
         }
-    printf("DIFFERS: %s   (--mode %u --seed %llu%s%s --sequence %llu)\n", name, c.mode,
-           (unsigned long long)r->o->make.seed, r->o->make.shape == SHAPE_MIXED ? "" : " --shape ",
-           r->o->make.shape == SHAPE_MIXED ? "" : shape_name[r->o->make.shape],
-           (unsigned long long)c.number);
+    print_origin(r->o, &c, origin, sizeof(origin));
+    printf("DIFFERS: %s   (%s)\n", name, origin);
     case_print(&c, stdout);
     printf("%s\n", text);
     free(text);
@@ -170,19 +208,23 @@ static bool judge(struct run *r, const struct test_case *c, const struct outcome
     FILE *report;
 
     if (want->status != RAN) {
+        char origin[120];
+
+        print_origin(r->o, c, origin, sizeof(origin));
         r->left += want->status == LEFT;
         r->hung += want->status == HUNG || want->status == DIED;
         if (want->status == HUNG || want->status == DIED)
-            printf("the host %s: --mode %u --seed %llu --sequence %llu\n",
-                   want->status == HUNG ? "does not end" : "process dies", c->mode,
-                   (unsigned long long)r->o->make.seed, (unsigned long long)c->number);
+            printf("the host %s: %s\n", want->status == HUNG ? "does not end" : "process dies",
+                   origin);
         r->broken += want->status == BROKEN;
         return true;
     }
     r->ended[want->vector]++;
     if (!r->guest)
         return true;
+    current = c;
     guest_run(r->guest, c, &got, &seen, &r->coverage);
+    current = NULL;
     r->of_shape[c->shape]++;
     r->steps[c->shape] += seen.steps;
     r->whole[c->shape] += want->vector == EXC_BP;
@@ -232,8 +274,17 @@ static int run_mode(struct run *r, unsigned mode)
 
         for (; count < BATCH && n < end; count++)
             generator_make(g, n++, &native_cases()[count]);
-        if (o->one)
+        if (o->one) {
             case_print(native_cases(), stdout);
+            if (r->guest && o->shrink && case_crashes(r->guest, native_cases())) {
+                static struct test_case c;
+
+                c = native_cases()[0];
+                case_shrink(r->guest, &c, true, &r->err);
+                printf("CRASH, of which this is enough:\n");
+                case_print(&c, stdout);
+            }
+        }
         ret = native_run(count, &r->err);
         if (ret < 0)
             return ret;
@@ -344,7 +395,8 @@ static int usage(int status)
            "  --mode 64|32|16  only this mode (may be repeated)\n"
            "  --filter NAME    only this instruction\n"
            "  --shape NAME     straight, branch, loop or smc (changing itself); default: mixed\n"
-           "  --engine NAME    interp (default), or none: run on the host only\n"
+           "  --engine NAME    interp (default), bt, bt-warm, or none: run on the\n"
+           "                   host only\n"
            "  --kinds N        stop after N different failures (default 20)\n"
            "  --no-shrink      show failures as they were made\n"
            "  --coverage       count every mnemonic\n"
@@ -456,6 +508,8 @@ int main(int argc, char **argv)
         printf("cpu-oracle: skipped: %s\n", r.err.text);
         return EXIT_SKIP;
     }
+    current_options = &o;
+    catch_crashes();
     if (!o.native_only) {
         r.guest = guest_new(o.engine, &r.err);
         if (!r.guest) {

@@ -39,7 +39,7 @@ struct generator {
     uint32_t count, capacity;
     struct mnemonic_list *list[CLASSES];
     unsigned listed[CLASSES];
-    bool has[ZYDIS_MNEMONIC_MAX_VALUE + 1];
+    bool has[ZYDIS_MNEMONIC_MAX_VALUE + 1], unsuited[ZYDIS_MNEMONIC_MAX_VALUE + 1];
     bool filtered;
     enum shape shape;
     const struct mnemonic_list *only;                                      /* while probing */

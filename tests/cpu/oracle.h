@@ -293,6 +293,7 @@ struct seen {
 
 struct guest;
 struct guest *guest_new(const struct guest_engine *e, struct error *err);
+struct guest *guest_again(const struct guest *g); /* another one of the kind, or NULL */
 void guest_free(struct guest *g);
 /* First in the pilot, for what there is to know, then in the engine. */
 void guest_run(struct guest *g, const struct test_case *c, struct outcome *out, struct seen *seen,
@@ -307,8 +308,10 @@ void guest_sabotage(struct guest *g, const struct sabotage *s); /* NULL: none */
 bool outcomes_agree(const struct test_case *c, const struct outcome *want,
                     const struct outcome *got, const struct defined *d, FILE *report);
 void case_print(const struct test_case *c, FILE *to);
-/* Make a failing case as small as it gets while it still fails; uses the native side. */
-int case_shrink(struct guest *g, struct test_case *c, struct error *err);
+/* Does it take the process with it? Tried in another. */
+bool case_crashes(struct guest *g, const struct test_case *c);
+/* Make a failing case as small as it gets while it still fails, or crashes. */
+int case_shrink(struct guest *g, struct test_case *c, bool crash, struct error *err);
 /* Run one case on both sides and compare. 1: agree or not comparable, 0: differ, -errno. */
 int case_check(struct guest *g, const struct test_case *c, FILE *report, struct error *err);
 

@@ -85,7 +85,7 @@ static int try_sabotage(struct guest *g, const struct trial *t, unsigned mode, e
         noticed++;
         if (noticed > 10)
             continue;
-        r = case_shrink(g, &c, err);
+        r = case_shrink(g, &c, false, err);
         badly += !shrunk_well(&c, &t->sabotage);
     }
     guest_sabotage(g, NULL);

@@ -22,6 +22,7 @@ struct shaper {
     struct maker *m;
     uint8_t label[LABELS]; /* the instruction it stands before */
     unsigned labels, functions, tables;
+    unsigned begun; /* of the functions */
     uint8_t function[FUNCTIONS], table[TABLES], table_to[TABLES];
     unsigned depth;               /* of loops */
     unsigned total;               /* how often what is made now runs, at most */
@@ -619,8 +620,11 @@ static void put_skip(struct shaper *s)
 
 static unsigned pick_function(struct shaper *s)
 {
-    if (s->functions == FUNCTIONS || (s->functions && rng_percent(s->m->r, 40)))
-        return s->function[rng_below(s->m->r, s->functions)];
+    /* A function calls only those behind it: what calls itself may take for ever. */
+    unsigned there = s->functions - s->begun;
+
+    if (s->functions == FUNCTIONS || (there && rng_percent(s->m->r, 40)))
+        return there ? s->function[s->begun + rng_below(s->m->r, there)] : LABELS;
     return s->function[s->functions++] = (uint8_t)label_new(s);
 }
 
@@ -674,10 +678,10 @@ static void put_indirect(struct shaper *s, unsigned ext, unsigned label)
 static void put_call(struct shaper *s)
 {
     struct maker *m = s->m;
-    unsigned function = pick_function(s);
+    unsigned function = s->in_function && rng_percent(m->r, 70) ? LABELS : pick_function(s);
     struct raw w = {0};
 
-    if (s->in_function && rng_percent(m->r, 70))
+    if (function == LABELS)
         return;
     if (rng_percent(m->r, 65)) {
         byte(&w, 0xe8);
@@ -810,6 +814,7 @@ static void put_modification(struct shaper *s)
 
     if (reg == NOT_GPR)
         return;
+    m->written |= 1u << reg;
     /* What is changed: MOV or an ALU operation with an immediate, or the opcode of one. */
     if (kind == 2) {
         rex(&w, s, rng_percent(r, 50), reg, reg);
@@ -929,8 +934,10 @@ static void items(struct shaper *s, unsigned n)
     for (; n && !s->wrong; n--) {
         unsigned roll = rng_below(r, 100);
 
-        if (s->fault && s->fault != FAULT_WALK && s->fault != FAULT_STACK && !s->until_fault--)
+        if (s->fault && s->fault != FAULT_WALK && !s->until_fault--)
             put_fault(s);
+        if (m->c->fault == FAULT_STACK && rng_percent(r, 30))
+            roll = 68 + rng_below(r, 22); /* stack, skip, call */
         if (m->c->insns > FULL) {
             put_random(s, TRIES);
             return;
@@ -970,6 +977,26 @@ static void put_function(struct shaper *s, unsigned label)
     label_here(s, label);
     m->undefined = rng_percent(m->r, 50) ? RFLAGS_STATUS : 0;
     items(s, rng_below(m->r, 4));
+    if (rng_percent(m->r, 25)) { /* calls itself, to a depth; later once, or to the stack's end */
+        unsigned counter = pick_register(s), out = label_new(s);
+
+        if (counter != NOT_GPR) {
+            m->reserved |= 1u << counter;
+            m->c->in.gpr[counter] = 1 + rng_below(m->r, rng_percent(m->r, 80) ? 12 : 100);
+            rex(&w, s, false, 0, counter);
+            byte(&w, 0xff);
+            byte(&w, 0xc8 | (counter & 7));
+            put(s, &w);
+            w.n = 0;
+            put_condition(s, 4, out, true);
+            byte(&w, 0xe8);
+            fix(&w, FIX_RELATIVE, word_size(s), label, 0);
+            put(s, &w);
+            w = (struct raw){0};
+            label_here(s, out);
+            items(s, rng_below(m->r, 2));
+        }
+    }
     if (kind < 10) { /* POP, JMP */
         reg = pick_written(s);
         if (reg != NOT_GPR) {
@@ -1105,8 +1132,10 @@ bool shape_make(struct maker *m, enum shape shape)
     }
     append(&s, &end);
     m->keep_stack = s.in_function = true;
-    for (unsigned i = 0; i < s.functions && !s.wrong; i++)
-        put_function(&s, s.function[i]);
+    while (s.begun < s.functions && !s.wrong) {
+        s.begun++;
+        put_function(&s, s.function[s.begun - 1]);
+    }
     append(&s, &end);
     for (unsigned i = 0; i < s.tables; i++) {
         struct raw w = {0};

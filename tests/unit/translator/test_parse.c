@@ -15,12 +15,15 @@
 #include "x86/model.h"
 
 #include <Zydis/Zydis.h>
+#include <pthread.h>
 #include <stdio.h>
-#include <time.h>
+#include <string.h>
+#include <sys/mman.h>
 
 static struct cpu_model model_max, model_old;
 static struct cpu *cpu_max, *cpu_old;
 static ZydisDecoder decoder[9];
+static uint8_t *stub; /* executable: see run() */
 
 static uint64_t rng_state = 0x9e3779b97f4a7c15;
 
@@ -60,6 +63,7 @@ static int setup(void **state)
         make_cpu("max,-sse3,-ssse3,-sse4.1,-avx,-popcnt,-abm,-bmi1,-bmi2,-adx,-movbe,-lahf-lm,"
                  "-fsgsbase,-smap",
                  &model_old);
+    stub = mmap(NULL, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     decoder_setup(2, ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16);
     decoder_setup(4, ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32);
     decoder_setup(8, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
@@ -70,6 +74,7 @@ static int teardown(void **state)
 {
     cpu_free(cpu_max);
     cpu_free(cpu_old);
+    munmap(stub, 4096);
     return 0;
 }
 
@@ -86,7 +91,7 @@ struct test_case {
     bool undefined; /* the interpreter refuses it */
 };
 
-static unsigned failures, compared, copied, copied_slow;
+static unsigned failures, compared, copied, copied_slow, executed;
 static unsigned kinds[KIND_COUNT];
 
 static void say(const struct test_case *t, const char *what, uint64_t got, uint64_t wanted)
@@ -125,6 +130,11 @@ static void say(const struct test_case *t, const char *what, uint64_t got, uint6
         if ((uint64_t)(got) != (uint64_t)(wanted))                                                 \
             say(t, what, (uint64_t)(got), (uint64_t)(wanted));                                     \
     } while (0)
+
+static bool mnemonic_is(const struct test_case *t, ZydisMnemonic m)
+{
+    return t->d.mnemonic == m;
+}
 
 static bool is_gpr(ZydisRegister r)
 {
@@ -334,6 +344,55 @@ static void compare_memory(struct test_case *t)
     SAME(t, "memory write", o->rm_write, (m->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0);
 }
 
+static void compare_unit(struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    unsigned unit = UNIT_INTEGER, needs = 0;
+    bool fault = mnemonic_is(t, ZYDIS_MNEMONIC_DIV) || mnemonic_is(t, ZYDIS_MNEMONIC_IDIV);
+    struct simd_spec spec;
+
+    if (simd_describe(&t->in, &t->d, t->z, &spec)) {
+        switch ((enum simd_class)spec.class) {
+        case SIMD_GPR:
+        case SIMD_VEX: break;
+        case SIMD_X87:
+        case SIMD_MMX:
+            unit = UNIT_X87;
+            needs = NEEDS_X87;
+            fault = true;
+            break;
+        case SIMD_SSE:
+            unit = UNIT_VECTOR;
+            needs = NEEDS_SSE;
+            break;
+        case SIMD_AVX:
+            unit = UNIT_VECTOR;
+            needs = NEEDS_AVX;
+            break;
+        case SIMD_AVX512:
+            unit = UNIT_VECTOR;
+            needs = NEEDS_AVX512;
+            break;
+        }
+        fault = fault || spec.use & SIMD_USES_MXCSR || spec.align;
+    } else if (t->d.meta.isa_set == ZYDIS_ISA_SET_X87 || mnemonic_is(t, ZYDIS_MNEMONIC_EMMS)) {
+        unit = UNIT_X87;
+        needs = NEEDS_X87;
+        fault = true;
+    } else if (mnemonic_is(t, ZYDIS_MNEMONIC_LDMXCSR) || mnemonic_is(t, ZYDIS_MNEMONIC_STMXCSR)) {
+        unit = UNIT_VECTOR;
+        needs = NEEDS_SSE;
+        fault = true;
+    } else if (mnemonic_is(t, ZYDIS_MNEMONIC_VLDMXCSR) || mnemonic_is(t, ZYDIS_MNEMONIC_VSTMXCSR)) {
+        unit = UNIT_VECTOR;
+        needs = NEEDS_AVX;
+        fault = true;
+    }
+    SAME(t, "unit", o->unit, unit);
+    SAME(t, "needs", o->needs, needs);
+    SAME(t, "may fault", o->may_fault, fault);
+}
+
 static void compare_flags(struct test_case *t)
 {
     const struct bt_insn *o = &t->o;
@@ -370,6 +429,9 @@ static void compare_flags(struct test_case *t)
         read = changed = RFLAGS_STATUS;
         set = 0;
     }
+    /* Vector comparisons write all of them, those too that Zydis leaves out. */
+    if (o->unit == UNIT_VECTOR && changed)
+        set = changed = RFLAGS_STATUS;
     SAME(t, "flags read", o->flags_read, read);
     SAME(t, "flags changed", o->flags_changed, changed);
     SAME(t, "flags set", o->flags_set, set);
@@ -411,6 +473,29 @@ static void compare_registers(struct test_case *t)
     SAME(t, "GPRs read", a.read, b.read);
     SAME(t, "GPRs written", a.write, b.write);
     SAME(t, "high bytes", a.high, b.high);
+    for (unsigned i = 0; i < t->d.operand_count; i++) {
+        const ZydisDecodedOperand *z = &t->z[i];
+        const struct bt_insn *o = &t->o;
+
+        if (z->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(z->reg.value) || o->kind == KIND_NOP)
+            continue;
+        switch (z->encoding) {
+        case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+            SAME(t, "reg", o->reg, gpr_of(z->reg.value));
+            SAME(t, "reg's size", o->reg_size, z->size / 8);
+            break;
+        case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+        case ZYDIS_OPERAND_ENCODING_OPCODE:
+            SAME(t, "rm", o->rm, gpr_of(z->reg.value));
+            SAME(t, "rm's size", o->rm_size, z->size / 8);
+            break;
+        case ZYDIS_OPERAND_ENCODING_NDSNDD:
+            SAME(t, "vvvv", o->vvvv, gpr_of(z->reg.value));
+            SAME(t, "vvvv's size", o->vvvv_size, z->size / 8);
+            break;
+        default: break;
+        }
+    }
 }
 
 /* ---- branches, stack and the rest ------------------------------------------------------------ */
@@ -552,9 +637,6 @@ static bool fallback_is_meant(const struct test_case *t)
     /* [EIP + n] */
     if (memory && t->in.base == REG_RIP && t->in.address_size == 4)
         return true;
-    /* Both mean something for vectors, nothing for x87; nobody writes them. */
-    if (has_prefix(t, 0xf2) && has_prefix(t, 0xf3))
-        return true;
     /* Near branches with 66: processors differ. */
     if (t->code_size == 8 && has_prefix(t, 0x66) && !t->d.raw.rex.W &&
         t->d.meta.branch_type != ZYDIS_BRANCH_TYPE_NONE)
@@ -590,6 +672,95 @@ static bool fallback_is_meant(const struct test_case *t)
                has_prefix(t, 0xf0);
     default: return false;
     }
+}
+
+/* ---- what instructions touch, by running them ------------------------------------------------ */
+
+/* The stub keeps this in R15, so instructions that name RSP, RBP or R15 are not run. */
+struct context {
+    uint64_t gpr[16], flags;
+};
+
+static unsigned put(unsigned n, const char *code, unsigned size)
+{
+    memcpy(stub + n, code, size);
+    return n + size;
+}
+#define PUT(n, code) put(n, code, sizeof(code) - 1)
+
+static void run(const uint8_t *code, unsigned size, struct context *c)
+{
+    unsigned n = 0;
+    void (*entry)(struct context *) = (void (*)(struct context *))stub;
+
+    n = PUT(n, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57\x49\x89\xff"); /* push...; mov r15,rdi */
+    n = PUT(n, "\x41\xff\xb7\x80\0\0\0\x9d");                           /* push [r15+128]; popfq */
+    for (unsigned i = 0; i < 15; i++) {                                 /* mov reg, [r15+8*i] */
+        if (i == GPR_RSP || i == GPR_RBP)
+            continue;
+        stub[n++] = (uint8_t)(0x49 | (i & 8) >> 1);
+        stub[n++] = 0x8b;
+        stub[n++] = (uint8_t)(0x47 | (i & 7) << 3);
+        stub[n++] = (uint8_t)(8 * i);
+    }
+    memcpy(stub + n, code, size);
+    n += size;
+    for (unsigned i = 0; i < 15; i++) {
+        if (i == GPR_RSP || i == GPR_RBP)
+            continue;
+        stub[n++] = (uint8_t)(0x49 | (i & 8) >> 1);
+        stub[n++] = 0x89;
+        stub[n++] = (uint8_t)(0x47 | (i & 7) << 3);
+        stub[n++] = (uint8_t)(8 * i);
+    }
+    n = PUT(n, "\x9c\x41\x8f\x87\x80\0\0\0"); /* pushfq; pop [r15+128] */
+    PUT(n, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");
+    entry(c);
+}
+
+/* From two states that agree on all that is read: what is written must agree, and what is not
+ * said to be written must be as it was. */
+static void compare_execution(const struct test_case *t)
+{
+    const struct bt_insn *o = &t->o;
+    struct sets sets = sets_of_parser(o);
+    uint32_t undefined = t->d.cpu_flags ? t->d.cpu_flags->undefined : 0;
+    uint32_t avoid = 1u << GPR_RSP | 1u << GPR_RBP | 1u << GPR_R15;
+    struct context before[2], after[2];
+    uint8_t code[24];
+    unsigned size = assemble(o, code);
+
+    if (stub == MAP_FAILED || o->rm_kind == RM_MEM || o->unit == UNIT_X87 ||
+        (o->may_fault && o->unit == UNIT_INTEGER) || (sets.read | sets.write) & avoid)
+        return;
+    executed++;
+    for (unsigned i = 0; i < 2; i++) {
+        before[i].flags = 0x202 | (rng() & RFLAGS_STATUS);
+        for (unsigned r = 0; r < 16; r++)
+            before[i].gpr[r] = rng() >> (rng() & 63);
+    }
+    for (unsigned r = 0; r < 16; r++)
+        /* One that is written in part is read for the rest. */
+        if (sets.read >> r & 1 || (sets.write >> r & 1 && sets.write_size[r] < 4))
+            before[1].gpr[r] = before[0].gpr[r];
+    before[1].flags ^= (before[1].flags ^ before[0].flags) &
+                       (o->flags_read | (o->flags_changed & ~o->flags_set));
+    for (unsigned i = 0; i < 2; i++) {
+        after[i] = before[i];
+        run(code, size, &after[i]);
+        for (unsigned r = 0; r < 15; r++)
+            if (!(sets.write >> r & 1))
+                SAME(t, "register that is not written", after[i].gpr[r], before[i].gpr[r]);
+        SAME(t, "flags not changed", after[i].flags & ~(uint64_t)o->flags_changed & RFLAGS_STATUS,
+             before[i].flags & ~(uint64_t)o->flags_changed & RFLAGS_STATUS);
+    }
+    if (o->unit == UNIT_VECTOR) /* vector registers are what the compiler left there */
+        return;
+    for (unsigned r = 0; r < 15; r++)
+        if (sets.write >> r & 1)
+            SAME(t, "result", after[1].gpr[r], after[0].gpr[r]);
+    SAME(t, "resulting flags", after[1].flags & o->flags_set & ~undefined,
+         after[0].flags & o->flags_set & ~undefined);
 }
 
 /* ---- one case -------------------------------------------------------------------------------- */
@@ -642,7 +813,10 @@ static void compare(struct test_case *t)
         if (t->in.mnemonic == t->d.mnemonic) /* not F3 90 with REX.B: Zydis says PAUSE */
             compare_registers(t);
         compare_flags(t);
+        compare_unit(t);
         compare_host_form(t);
+        if (t->cpu == cpu_max)
+            compare_execution(t);
     } else {
         compare_control(t);
     }
@@ -651,9 +825,9 @@ static void compare(struct test_case *t)
 /* ---- many cases ------------------------------------------------------------------------------ */
 
 static const char *const prefix_sets[] = {
-    "",         "\x66",     "\x67",     "\xf2",     "\xf3",         "\x66\xf2",
-    "\x66\xf3", "\xf0",     "\x64",     "\x2e\x65", "\x48",         "\x45",
-    "\x4f",     "\x66\x48", "\xf3\x4f", "\xf2\x41", "\x67\x64\x42", "\x66\x67\xf3",
+    "",         "\x66",     "\x67",         "\xf2",         "\xf3",     "\x66\xf2",     "\x66\xf3",
+    "\xf0",     "\x64",     "\x2e\x65",     "\x48",         "\x45",     "\x4f",         "\x66\x48",
+    "\xf3\x4f", "\xf2\x41", "\x67\x64\x42", "\x66\x67\xf3", "\xf2\xf3", "\xf3\x66\xf2",
 };
 
 static void one(const struct cpu *cpu, unsigned code_size, const char *prefixes, unsigned map,
@@ -714,9 +888,11 @@ static void evex_once(const struct cpu *cpu, unsigned code_size, unsigned map, u
     unsigned n = 0, r = (unsigned)rng(), vvvv = r & 0x100 ? 15 : r >> 4 & 15;
 
     t.bytes[n++] = 0x62;
-    t.bytes[n++] = (uint8_t)((r & 0xf0) | map);
+    t.bytes[n++] = (uint8_t)((r & 0xf0) | (code_size == 8 ? 0 : 0xf0) | map);
     t.bytes[n++] = (uint8_t)((r >> 12 & 0x80) | vvvv << 3 | (r & 0xfe00 ? 4 : 0) | (r >> 16 & 3));
-    t.bytes[n++] = (uint8_t)((rng() & 0xf7) | (vvvv == 15 ? 8 : r >> 20 & 8));
+    /* Masking, broadcast and rounding now and then. */
+    t.bytes[n++] = (uint8_t)((r & 0x1000000 ? rng() & 0xf7 : r >> 20 & 0x60) |
+                             (vvvv == 15 ? 8 : r >> 20 & 8));
     t.bytes[n++] = (uint8_t)opcode;
     for (uint64_t x = rng(); n < 15; x = x >> 8 ? x >> 8 : rng())
         t.bytes[n++] = (uint8_t)x;
@@ -725,10 +901,11 @@ static void evex_once(const struct cpu *cpu, unsigned code_size, unsigned map, u
 
 static void summary(void)
 {
-    printf("# %u compared, %u copied of which %u by vector and x87 units, %u not parsed\n",
-           compared, copied, copied_slow, kinds[KIND_FALLBACK]);
+    printf("# %u compared, %u copied of which %u by vector and x87 units, %u executed, %u not "
+           "parsed\n",
+           compared, copied, copied_slow, executed, kinds[KIND_FALLBACK]);
     assert_int_equal(failures, 0);
-    compared = copied = copied_slow = kinds[KIND_FALLBACK] = 0;
+    compared = copied = copied_slow = executed = kinds[KIND_FALLBACK] = 0;
 }
 
 static void legacy_encodings_64(void **state)
@@ -753,7 +930,7 @@ static void vex_encodings(void **state)
 {
     for (unsigned map = 1; map < 4; map++)
         for (unsigned opcode = 0; opcode < 256; opcode++)
-            for (unsigned i = 0; i < 300; i++)
+            for (unsigned i = 0; i < 600; i++)
                 vex_once(cpu_max, i % 3 ? 8 : i % 2 ? 4 : 2, map, opcode);
     summary();
 }
@@ -762,7 +939,7 @@ static void evex_encodings(void **state)
 {
     for (unsigned map = 1; map < 7; map++)
         for (unsigned opcode = 0; opcode < 256; opcode++)
-            for (unsigned i = 0; i < 400; i++)
+            for (unsigned i = 0; i < 600; i++)
                 evex_once(cpu_max, i % 3 ? 8 : i % 2 ? 4 : 2, map, opcode);
     summary();
 }
@@ -792,13 +969,153 @@ static void random_bytes(void **state)
     summary();
 }
 
+static void random_code(uint8_t *bytes)
+{
+    static const uint8_t starts[][3] = {{0x0f}, {0x66, 0x0f}, {0xf3, 0x0f}, {0xc5}, {0xc4, 0xe2}};
+    uint64_t r = rng();
+    unsigned n = 0;
+
+    if (r & 1)
+        for (const uint8_t *p = starts[(r >> 8) % ARRAY_SIZE(starts)]; n < 3 && p[n]; n++)
+            bytes[n] = p[n];
+    for (; n < 15; n++)
+        bytes[n] = (uint8_t)(rng() >> 13);
+}
+
+/* With too few bytes it is not parsed or left to the interpreter; with just enough it is the same
+ * as with more, and what stands behind it does not matter. */
+static void bytes_behind_do_not_matter(void **state)
+{
+    static const uint8_t sizes[3] = {2, 4, 8};
+    struct bt_insn whole, part;
+    uint8_t bytes[15], *exact;
+    unsigned parsed = 0;
+
+    for (unsigned i = 0; i < 60000; i++) {
+        random_code(bytes);
+        if (!parse_insn(cpu_max, bytes, 15, sizes[i % 3], &whole) || !whole.length ||
+            whole.kind == KIND_FALLBACK)
+            continue;
+        parsed++;
+        for (unsigned n = 1; n <= whole.length; n++) {
+            bool result;
+
+            exact = malloc(n); /* so that a sanitizer sees who reads beyond */
+            memcpy(exact, bytes, n);
+            result = parse_insn(cpu_max, exact, n, sizes[i % 3], &part);
+            free(exact);
+            if (n < whole.length) {
+                assert_true(!result || part.kind == KIND_FALLBACK);
+            } else {
+                assert_true(result);
+                assert_memory_equal(&whole, &part, sizeof(whole));
+            }
+        }
+        for (unsigned n = whole.length; n < 15; n++)
+            bytes[n] = (uint8_t)~bytes[n];
+        assert_true(parse_insn(cpu_max, bytes, 15, sizes[i % 3], &part));
+        assert_memory_equal(&whole, &part, sizeof(whole));
+    }
+    assert_true(parsed > 20000);
+}
+
+static void vex_is_undefined_in_real_mode(void **state)
+{
+    static const uint8_t andn[15] = {0xc4, 0xe2, 0x78, 0xf2, 0xc1};
+    static const uint8_t vaddps[15] = {0xc5, 0xf8, 0x58, 0xc1};
+    struct bt_insn o;
+
+    cpu_max->cr0 &= ~(uint64_t)CR0_PE;
+    assert_true(parse_insn(cpu_max, andn, 15, 2, &o));
+    assert_int_equal(o.kind, KIND_FALLBACK);
+    cpu_max->cr0 |= CR0_PE;
+    cpu_max->rflags |= RFLAGS_VM;
+    assert_true(parse_insn(cpu_max, vaddps, 15, 2, &o));
+    assert_int_equal(o.kind, KIND_FALLBACK);
+    cpu_max->rflags &= ~(uint64_t)RFLAGS_VM;
+    if (cpu_has(cpu_max, FEATURE_AVX)) {
+        assert_true(parse_insn(cpu_max, vaddps, 15, 2, &o));
+        assert_int_equal(o.kind, KIND_COPY);
+    }
+}
+
+static void fifteen_bytes_are_the_limit(void **state)
+{
+    uint8_t bytes[15];
+    struct bt_insn o;
+
+    memset(bytes, 0x2e, sizeof(bytes));
+    assert_false(parse_insn(cpu_max, bytes, 15, 8, &o));
+    bytes[14] = 0x90;
+    assert_true(parse_insn(cpu_max, bytes, 15, 8, &o));
+    assert_int_equal(o.kind, KIND_NOP);
+    assert_int_equal(o.length, 15);
+    bytes[13] = 0x01; /* add eax, edx */
+    bytes[14] = 0xd0;
+    assert_true(parse_insn(cpu_max, bytes, 15, 8, &o));
+    assert_int_equal(o.length, 15);
+    bytes[14] = 0x50; /* add [rax+...], edx: the displacement is the sixteenth */
+    assert_false(parse_insn(cpu_max, bytes, 15, 8, &o));
+}
+
+enum { THREADS = 4, PARSED = 20000 };
+
+struct worker {
+    pthread_t thread;
+    uint8_t (*code)[15];
+    struct bt_insn *out;
+    unsigned first;
+};
+
+static void *work(void *opaque)
+{
+    struct worker *w = opaque;
+
+    for (unsigned i = 0; i < PARSED; i++) {
+        unsigned n = (w->first + i) % PARSED;
+
+        memset(&w->out[n], 0, sizeof(w->out[n]));
+        parse_insn(cpu_max, w->code[n], 15, 8, &w->out[n]);
+    }
+    return NULL;
+}
+
+/* Forms are found by many threads at once; this is the first test, so they are new. */
+static void threads_agree(void **state)
+{
+    uint8_t(*code)[15] = malloc(sizeof(*code) * PARSED);
+    struct worker w[THREADS] = {0};
+
+    for (unsigned i = 0; i < PARSED; i++)
+        random_code(code[i]);
+    for (unsigned i = 0; i < THREADS; i++) {
+        w[i] = (struct worker){
+            .code = code, .out = malloc(sizeof(*w->out) * PARSED), .first = i % 2 * 3};
+        assert_int_equal(pthread_create(&w[i].thread, NULL, work, &w[i]), 0);
+    }
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(w[i].thread, NULL);
+    for (unsigned i = 1; i < THREADS; i++)
+        assert_memory_equal(w[0].out, w[i].out, sizeof(*w->out) * PARSED);
+    for (unsigned i = 0; i < THREADS; i++)
+        free(w[i].out);
+    free(code);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(legacy_encodings_64), cmocka_unit_test(legacy_encodings_32),
-        cmocka_unit_test(legacy_encodings_16), cmocka_unit_test(vex_encodings),
-        cmocka_unit_test(evex_encodings),      cmocka_unit_test(features_count),
+        cmocka_unit_test(threads_agree),
+        cmocka_unit_test(legacy_encodings_64),
+        cmocka_unit_test(legacy_encodings_32),
+        cmocka_unit_test(legacy_encodings_16),
+        cmocka_unit_test(vex_encodings),
+        cmocka_unit_test(evex_encodings),
+        cmocka_unit_test(features_count),
         cmocka_unit_test(random_bytes),
+        cmocka_unit_test(bytes_behind_do_not_matter),
+        cmocka_unit_test(vex_is_undefined_in_real_mode),
+        cmocka_unit_test(fifteen_bytes_are_the_limit),
     };
 
     return cmocka_run_group_tests_name("parse", tests, setup, teardown);
