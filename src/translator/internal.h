@@ -27,8 +27,8 @@ struct bt_context {
     /* RIP of the first byte of the page of code under way: RIP is this plus an offset below 4096.
      */
     uint64_t page_rip;
-    uint64_t target;        /* where an indirect branch goes */
-    _Atomic uint32_t poll;  /* 0: leave at the next poll */
+    uint64_t target;       /* where an indirect branch goes */
+    _Atomic uint32_t poll; /* 0: leave at the next poll */
     union {
         uint32_t flags; /* AX after LAHF and SETO AL */
         struct {
@@ -112,6 +112,10 @@ struct site {
     uint32_t resume; /* behind the instruction; 0: cannot resume there */
     uint32_t link;
     uint8_t kind, access, length, helper;
+    /* CHECK with `resume`: what the instruction does to general registers, which code behind it
+     * relies on. The interpreter may have found other bytes there, if another vCPU writes code. */
+    uint16_t writes; /* bit n: GPR n may change, whatever to */
+    int8_t stack;    /* RSP moves by this, if it is not one of those */
 };
 
 /* A host instruction that may fault by itself. */
@@ -179,7 +183,7 @@ struct bt_stubs {
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
-    const uint8_t *push_fault;
+    const uint8_t *no_return; /* the host's return address of frames that nobody pushed */
 };
 
 struct translator {
@@ -245,7 +249,7 @@ struct bt_cpu {
     bool names_gone; /* it was emptied */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
-    uint64_t slow_fast[4]; /* SITE_FAST that went to the interpreter */
+    uint64_t slow_fast[4];        /* SITE_FAST that went to the interpreter */
     uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
     uint8_t *warm;                /* counters of cold code, by hash */
     uint64_t executed;

@@ -30,7 +30,7 @@
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
 enum { WARM_SIZE = 1 << 16, COLD_STRETCH = 64, TICK_TSC = 100000 };
-#define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* never canonical */
+#define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* not canonical: rarely asked for */
 
 static struct translator_options options_now;
 static bool options_are_set;
@@ -365,18 +365,44 @@ static uint64_t go_on(struct bt_cpu *c, const struct block *b)
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
-/* One instruction by the interpreter, and how things stood before. */
+/* One instruction by the interpreter. May code go on that relies on how things stood before? Not
+ * on the instruction being the one that was translated: another vCPU may just be writing it. */
 static bool interpret_one(struct bt_cpu *c)
 {
     struct cpu *cpu = c->cpu;
+    uint64_t base[SEG_COUNT];
     uint64_t flushes = cpu->tlb->flushes;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
-    enum interp_result r = interp_step(cpu, 1);
+    enum interp_result r;
 
+    for (unsigned s = 0; s < SEG_COUNT; s++)
+        base[s] = cpu->seg[s].base;
+    r = interp_step(cpu, 1);
+    for (unsigned s = 0; s < SEG_COUNT; s++)
+        if (cpu->seg[s].base != base[s])
+            return false;
     return r == INTERP_OK && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
            !atomic_load(&c->code_gone) && !atomic_load(&c->t->stop) && !interp_needed(cpu);
+}
+
+/* The same for an instruction of known effect. */
+static bool interpret_known(struct bt_cpu *c, const struct site *s)
+{
+    struct cpu *cpu = c->cpu;
+    uint64_t before[GPR_COUNT];
+
+    memcpy(before, cpu->gpr, sizeof(before));
+    before[GPR_RSP] += (uint64_t)(int64_t)s->stack;
+    if (cpu->code_size != 8)
+        before[GPR_RSP] = (uint32_t)before[GPR_RSP];
+    if (!interpret_one(c))
+        return false;
+    for (unsigned r = 0; r < GPR_COUNT; r++)
+        if (cpu->gpr[r] != before[r] && !(s->writes >> r & 1))
+            return false;
+    return true;
 }
 
 uint64_t bt_slow(struct cpu *cpu)
@@ -408,7 +434,7 @@ uint64_t bt_slow(struct cpu *cpu)
                 t->blocks[s->block].failures++;
         }
         next = rip_at(cpu, x, s->offset + s->length);
-        if (!interpret_one(c) || !s->resume || cpu->rip != next)
+        if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
             break;
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
@@ -656,7 +682,8 @@ static void table_made(struct cpu *cpu, struct tlb_table *table)
     }
 }
 
-static uint8_t *stack_new(void)
+/* The lowest frames are there from the start; a return never goes below them. */
+static uint8_t *stack_new(const struct translator *t)
 {
     uint8_t *p = mmap(NULL, STACK_SIZE + 2 * STACK_GUARD, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -664,8 +691,10 @@ static uint8_t *stack_new(void)
     if (p == MAP_FAILED || mprotect(p + STACK_GUARD, STACK_SIZE, PROT_READ | PROT_WRITE) < 0)
         abort();
     p += STACK_GUARD;
-    for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 8)
-        memcpy(p + at, &(uint64_t){NO_RETURN_ADDRESS}, 8);
+    for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16) {
+        memcpy(p + at, &t->stub.no_return, 8);
+        memcpy(p + at + 8, &(uint64_t){NO_RETURN_ADDRESS}, 8);
+    }
     return p;
 }
 
@@ -727,14 +756,10 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
         abort();
     c->context->cpu = (uint64_t)(uintptr_t)cpu;
     c->context->host_mxcsr = 0x1f80;
-    c->stack[0] = stack_new();
-    c->stack[1] = stack_new();
-    for (unsigned i = 0; i < 2; i++) {
+    c->stack[0] = stack_new(t);
+    c->stack[1] = stack_new(t);
+    for (unsigned i = 0; i < 2; i++)
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
-        /* A guest may return to NO_RETURN_ADDRESS: then from here to where any address goes. */
-        for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16)
-            memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
-    }
     c->warm = xcalloc(1, WARM_SIZE);
     cpu->engine = c;
     stacks_reset(c);

@@ -300,6 +300,12 @@ void stubs_make(struct translator *t)
     }
     emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
 
+    /* no_return: a guest returned to the address that stands in the lowest frames. */
+    align(e);
+    t->stub.no_return = rx_of(t, e->at);
+    emit_op_mem(e, 0x8d, 8, RSP, mem_at(RSP, -8), false);
+    emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
+
     /* ensure_vec, ensure_x87: called by the code of blocks with flags saved. Keep all but RAX,
      * RCX. */
     align(e);

@@ -39,8 +39,9 @@ struct group {
     int64_t low, high; /* offsets from the base as it was in its version's first instruction; high
                           is the last byte */
     uint8_t access, uses, slot;
-    uint8_t last;  /* instruction that uses it last */
-    uint8_t exits; /* conditional exits before it was made */
+    uint8_t last;          /* instruction that uses it last */
+    uint8_t exits;         /* conditional exits before it was made */
+    uint8_t world;         /* versions.world then */
     uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
     bool checked;
 };
@@ -71,7 +72,7 @@ struct xlate {
     unsigned code_size;
     const uint8_t *bytes; /* of the page */
     unsigned readable;    /* how many of them there are from the page's start */
-    uint32_t page2;       /* the next page's name, when the block is an instruction that goes on there */
+    uint32_t page2; /* the next page's name, when the block is an instruction that goes on there */
     uint8_t crossing[2 * PARSE_MAX];
     unsigned count;
     struct bt_insn insn[MAX_INSNS + 1];
@@ -86,7 +87,7 @@ struct xlate {
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
     bool vec, x87; /* ensured */
-    bool sti; /* the instruction behind STI is next */
+    bool sti;      /* the instruction behind STI is next */
     bool failed;
 };
 
@@ -391,6 +392,7 @@ struct versions {
     uint16_t version[GPR_COUNT];
     int64_t delta[GPR_COUNT];
     unsigned exits;
+    uint8_t world; /* counts instructions that may change segments */
 };
 
 static void reg_written(struct versions *v, unsigned reg)
@@ -403,6 +405,7 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
                          int64_t offset, unsigned size, unsigned access, int64_t *out)
 {
     int64_t high;
+    bool wraps;
 
     if (want.base < GPR_COUNT) {
         offset += v->delta[want.base];
@@ -414,7 +417,10 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
     }
     high = offset + size - 1;
     *out = offset;
-    if (!(x->key & KEY_SINGLE) && !want.bit_size)
+    want.world = v->world;
+    /* An offset that is cut before the segment's base is added may wrap within a page. */
+    wraps = want.segment != SEG_NONE && want.address_size < (wide(x) ? 8 : 4);
+    if (!(x->key & KEY_SINGLE) && !want.bit_size && !wraps)
         for (unsigned i = x->groups; i-- > 0 && i + 12 > x->groups;) {
             struct group *g = &x->group[i];
             int64_t low = MIN(g->low, offset), top = MAX(g->high, high);
@@ -422,7 +428,8 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
             if (g->base != want.base || g->index != want.index || g->scale != want.scale ||
                 g->segment != want.segment || g->address_size != want.address_size ||
                 g->base_version != want.base_version || g->index_version != want.index_version ||
-                top - low >= MAX_RANGE || g->bit_size || g->uses == 255)
+                (g->segment != SEG_NONE && g->world != want.world) || top - low >= MAX_RANGE ||
+                g->bit_size || g->uses == 255)
                 continue;
             if (access == MMU_WRITE && g->access == MMU_READ && g->exits != v->exits)
                 continue; /* the write may not happen: it must not set D */
@@ -534,8 +541,8 @@ static void plan(struct xlate *x)
 
             if (in->rip)
                 offset += x->at[x->i] + in->length;
-            a[0].group = group_for(x, &v, g, offset, in->mem_size,
-                                   write ? MMU_WRITE : MMU_READ, &a[0].offset);
+            a[0].group = group_for(x, &v, g, offset, in->mem_size, write ? MMU_WRITE : MMU_READ,
+                                   &a[0].offset);
         }
         switch (in->kind) {
         case KIND_PUSH:
@@ -598,6 +605,7 @@ static void plan(struct xlate *x)
             for (unsigned r = 0; r < GPR_COUNT; r++)
                 reg_written(&v, r);
             v.exits++;
+            v.world++;
             break;
         }
     }
@@ -706,7 +714,7 @@ static void emit_check(struct xlate *x, unsigned n, int64_t delta, bool alone)
         if (g->bit_size == 4)
             emit_bytes(e, "\x48\x63\xc0", 3); /* movsxd rax, eax */
         emit_bytes(e, "\x48\xc1\xf8\x03", 4); /* sar rax, 3 */
-        emit_bytes(e, "\x48\x83\xe0", 3);       /* and rax, -size */
+        emit_bytes(e, "\x48\x83\xe0", 3);     /* and rax, -size */
         emit8(e, (uint8_t)-g->bit_size);
         emit_op_mem(e, 0x8d, 8, RCX, (struct mem){RCX, RAX, 1, false, 0}, false);
     }
@@ -827,14 +835,40 @@ static struct mem collapse(struct xlate *x, struct mem m, unsigned reg)
     return mem_at((uint8_t)reg, 0);
 }
 
+/* What instruction i does to general registers: interpret_known() of run.c. */
+static void note_effect(const struct xlate *x, struct site *s)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    int8_t size = (int8_t)x->code_size;
+
+    s->writes = in->implicit_write;
+    if (in->reg_gpr && in->reg_write)
+        s->writes |= (uint16_t)BIT(in->reg);
+    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+        s->writes |= (uint16_t)BIT(in->rm);
+    if (in->vvvv_gpr && in->vvvv_write)
+        s->writes |= (uint16_t)BIT(in->vvvv);
+    switch (in->kind) {
+    case KIND_PUSH:
+    case KIND_PUSHF: s->stack = (int8_t)-size; break;
+    case KIND_POP: s->writes |= (uint16_t)BIT(in->rm); /* fall through */
+    case KIND_POPF: s->stack = size; break;
+    case KIND_LEAVE: s->writes |= BIT(GPR_RSP) | BIT(GPR_RBP); break;
+    case KIND_CMPXCHG_PAIR: s->writes |= BIT(GPR_RAX) | BIT(GPR_RDX); break;
+    default: break;
+    }
+}
+
 /* Behind instruction i: where its checks' slow ways may come back to. */
 static void resume_here(struct xlate *x, uint32_t first_site)
 {
     for (uint32_t s = first_site; s < x->t->site_count; s++) {
         struct site *site = &x->t->sites[s];
 
-        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i])
+        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i]) {
             site->resume = cache_at(x, x->e.at);
+            note_effect(x, site);
+        }
     }
 }
 
@@ -1558,20 +1592,19 @@ static void emit_pushf(struct xlate *x)
 {
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
-    struct mem m = access_operand(x, 1, -8, true);
 
-    clobber_flags(x);
-    m = collapse(x, m, RCX);
+    clobber_flags(x); /* before RAX has an addend */
+    collapse(x, access_operand(x, 1, -8, true), RCX);
     emit_store(e, CTX(value), RCX, 8);
     emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
     emit_op_mem(e, 0x0fb6, 4, RAX, CTX(flags), false);
     emit_bytes(e, "\x83\xe1", 2), emit8(e, 0xd5); /* and ecx, the five */
     emit_bytes(e, "\x83\xe0", 2), emit8(e, 1);    /* and eax, 1 */
     emit_bytes(e, "\xc1\xe0", 2), emit8(e, 11);   /* shl eax, 11: OF */
-    emit_bytes(e, "\x09\xc1", 2);                /* or ecx, eax */
+    emit_bytes(e, "\x09\xc1", 2);                 /* or ecx, eax */
     emit_load(e, RAX, CPU(rflags), 8);
-    emit_bytes(e, "\x48\x25", 2);                /* and rax, */
-    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
+    emit_bytes(e, "\x48\x25", 2); /* and rax, */
+    emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
     emit_bytes(e, "\x48\x09\xc1", 3); /* or rcx, rax */
     emit_load(e, RAX, CTX(value), 8);
     emit_store(e, mem_at(RAX, 0), RCX, 8);
@@ -1592,7 +1625,7 @@ static void emit_popf(struct xlate *x)
     emit_mov(e, RAX, RCX, 8);
     emit_op_mem(e, 0x33, 8, RAX, CPU(rflags), false); /* xor rax, */
     emit_bytes(e, "\x48\xa9", 2);                     /* test rax, */
-    emit32(e, (uint32_t)~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
+    emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
     c = cold_new(x, SITE_INTERP, emit_jcc(e, 5));
     c->saved = true;
     c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
@@ -1677,7 +1710,8 @@ static void emit_bt_mem(struct xlate *x)
     resume_here(x, first_site);
 }
 
-/* CMPXCHG8B, CMPXCHG16B: RDX, RBX are where they belong, RAX and RCX go there, R14 has the address. */
+/* CMPXCHG8B, CMPXCHG16B: RDX, RBX are where they belong, RAX and RCX go there, R14 has the address.
+ */
 static void emit_pair(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];

@@ -23,7 +23,8 @@
  *    address all symbols born at or behind that address are forgotten.
  *  - C may fill and drop TLB entries: behind it a fact says nothing about the TLB any more
  *    (`present`), but addends that were loaded stay good, for C does not let code go on when a
- *    mapping was dropped. When it has executed an instruction, registers and cells are unknown.
+ *    mapping was dropped. When it has executed an instruction, registers are unknown, unless it was
+ *    one of known effect (site.writes): then C has seen that it did no more.
  *  - What is not known to be harmless is refused: instructions are listed by what may pass.
  */
 #include "translator/verify.h"
@@ -53,9 +54,13 @@ enum symbol_kind {
     UNKNOWN,   /* a: where, b: which register or cell, and enum origin */
     LOW32,     /* a: of which value */
     LOW16,     /* a */
-    PAGE,      /* a: value >> 12 */
+    PAGE,      /* a: value >> 12, b: of its low half alone, which will do for an index */
     TLB_INDEX, /* a: index of (value - 0x1000); b unused */
     ADDEND,    /* a: of the linear address, b: access */
+    SIGNED32,  /* a: the low half of a value with its sign */
+    BYTES,     /* a: value >> 3, with its sign */
+    WORDS,     /* a: BYTES of a value cut to a multiple of b */
+    AREA,      /* a: a GS area that C has prepared */
 };
 
 enum origin { BY_INSTRUCTION, BY_MEETING = 1 << 8, BY_LEAVING = 2 << 8, BY_FORGETTING = 3 << 8 };
@@ -81,6 +86,7 @@ enum { /* cells of the GS area */
        CELL_SPILL,
        CELL_VALUE,
        CELL_SITE,
+       CELL_KERNEL_GS,
        CELLS,
 };
 
@@ -553,6 +559,7 @@ static int cell_of(int64_t offset, unsigned size)
         {CONTEXT(spill), 1, 8, 8, CELL_SPILL},
         {CONTEXT(value), 1, 8, 8, CELL_VALUE},
         {CONTEXT(site), 1, 4, 4, CELL_SITE},
+        {offsetof(struct cpu, kernel_gs_base), 1, 8, 8, CELL_KERNEL_GS},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(cells); i++)
@@ -584,6 +591,11 @@ static bool head_writable(int64_t offset, unsigned size)
         {CONTEXT(x87_rip), 8},
         {CONTEXT(count), 64},
         {CONTEXT(indirect_site), 4},
+        {offsetof(struct cpu, rflags), 4},
+        {offsetof(struct cpu, sti_shadow), 1},
+        {offsetof(struct cpu, mmu_mode), 1},
+        {offsetof(struct cpu, kernel_gs_base), 8},
+        {offsetof(struct cpu, seg[SEG_GS].base), 8},
     };
 
     for (unsigned i = 0; i < ARRAY_SIZE(good); i++)
@@ -757,6 +769,33 @@ static void guest_access(struct verifier *v, const struct state *s, uint32_t add
     fail(v, "an address without an addend");
 }
 
+static bool is_bit_string(const struct verifier *v)
+{
+    switch (v->d.mnemonic) {
+    case ZYDIS_MNEMONIC_BT:
+    case ZYDIS_MNEMONIC_BTS:
+    case ZYDIS_MNEMONIC_BTR:
+    case ZYDIS_MNEMONIC_BTC: return v->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    default: return false;
+    }
+}
+
+/* Of the bytes that are accessed: a bit's number moves them by words. */
+static uint32_t operand_address(struct verifier *v, const struct state *s,
+                                const ZydisDecodedOperand *o)
+{
+    uint32_t address = address_of(v, s, &o->mem), bit;
+
+    if (!is_bit_string(v))
+        return address;
+    if (o->size != 32 && o->size != 64)
+        return 0;
+    bit = s->reg[gpr_of(v->op[1].reg.value)];
+    if (o->size == 32)
+        bit = symbol(v, SIGNED32, bit, 0);
+    return sum(v, address, symbol(v, WORDS, bit, o->size / 8), 1);
+}
+
 /* Prove a memory operand; for one in the GS area say what is read: a cell's value, a tag ... */
 static void memory_operand(struct verifier *v, const struct state *s, const ZydisDecodedOperand *o)
 {
@@ -787,7 +826,7 @@ static void memory_operand(struct verifier *v, const struct state *s, const Zydi
         }
         break;
     case ZYDIS_REGISTER_FS: fail(v, "FS"); break;
-    default: guest_access(v, s, address_of(v, s, m), size, write); break;
+    default: guest_access(v, s, operand_address(v, s, o), size, write); break;
     }
 }
 
@@ -805,6 +844,9 @@ static uint32_t operand_value(struct verifier *v, const struct state *s,
     case ZYDIS_OPERAND_TYPE_MEMORY:
         if (o->mem.segment != ZYDIS_REGISTER_GS || o->mem.index != ZYDIS_REGISTER_NONE)
             return 0;
+        if (o->size == 64 && o->mem.disp.value >= (int64_t)CONTEXT(area) &&
+            o->mem.disp.value < (int64_t)(CONTEXT(area) + 16) && o->mem.disp.value % 8 == 0)
+            return symbol(v, AREA, constant(v, 0), v->now);
         cell = cell_of(o->mem.disp.value, o->size / 8);
         if (cell >= 0)
             return s->cell[cell];
@@ -820,16 +862,18 @@ static uint32_t operand_value(struct verifier *v, const struct state *s,
 static uint32_t addend_of(struct verifier *v, const struct state *s, int index, unsigned access)
 {
     const struct symbol *i = only(v, s->reg[index]);
+    uint32_t linear, found = 0;
     int64_t at;
 
     if (!i || i->kind != TLB_INDEX)
         return 0;
+    linear = plus(v, i->a, -0x1000);
     for (unsigned f = 0; f < s->facts; f++)
         if (s->fact[f].present && s->fact[f].access == access &&
-            difference(v, s, plus(v, i->a, -0x1000), s->fact[f].linear, &at) && at >= 0 &&
-            at <= s->fact[f].span)
-            return symbol(v, ADDEND, s->fact[f].linear, access);
-    return 0;
+            difference(v, s, linear, s->fact[f].linear, &at) && at >= 0 && at <= s->fact[f].span &&
+            (!found || !at)) /* best the check that was made for it */
+            found = s->fact[f].linear;
+    return found ? symbol(v, ADDEND, found, access) : 0;
 }
 
 /* What the instruction gives its first operand, when that is one of the things followed. */
@@ -864,10 +908,28 @@ static uint32_t result(struct verifier *v, const struct state *s)
         if (to->size >= 32)
             r = plus(v, operand_value(v, s, to), v->d.mnemonic == ZYDIS_MNEMONIC_INC ? 1 : -1);
         break;
-    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_MOVSXD:
+        if (to->size == 64 && from->type == ZYDIS_OPERAND_TYPE_REGISTER)
+            r = symbol(v, SIGNED32, s->reg[gpr_of(from->reg.value)], 0);
+        break;
+    case ZYDIS_MNEMONIC_SAR:
         if (to->size == 64 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+            from->imm.value.u == 3 && to->type == ZYDIS_OPERAND_TYPE_REGISTER)
+            r = symbol(v, BYTES, s->reg[gpr_of(to->reg.value)], 0);
+        break;
+    case ZYDIS_MNEMONIC_AND:
+        if (to->size == 64 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+            (from->imm.value.s == -4 || from->imm.value.s == -8) &&
+            to->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            page = only(v, s->reg[gpr_of(to->reg.value)]);
+            if (page && page->kind == BYTES)
+                r = symbol(v, WORDS, page->a, (uint32_t)-from->imm.value.s);
+        }
+        break;
+    case ZYDIS_MNEMONIC_SHR:
+        if (to->size >= 32 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
             from->imm.value.u == 12 && to->type == ZYDIS_OPERAND_TYPE_REGISTER)
-            r = symbol(v, PAGE, s->reg[gpr_of(to->reg.value)], 0);
+            return symbol(v, PAGE, s->reg[gpr_of(to->reg.value)], to->size == 32);
         break;
     case ZYDIS_MNEMONIC_MOVZX:
         if (to->size == 32 && from->type == ZYDIS_OPERAND_TYPE_REGISTER && from->size == 16) {
@@ -922,7 +984,7 @@ static void note_compare(struct verifier *v, struct state *s)
     page = only(v, s->reg[gpr_of(a->reg.value)]);
     index = only(v, s->reg[gpr_of(b->mem.index)]);
     /* The index of the first byte, the tag of the last. */
-    if (!page || !index || page->kind != PAGE || index->kind != TLB_INDEX ||
+    if (!page || !index || page->kind != PAGE || page->b || index->kind != TLB_INDEX ||
         !difference(v, s, page->a, index->a, &span) || span < 0 || span > MAX_SPAN)
         return;
     s->pending_linear = plus(v, index->a, -0x1000);
@@ -940,7 +1002,18 @@ static void ordinary(struct verifier *v, struct state *s)
     uint32_t value = 0;
     bool first_written = v->d.operand_count_visible && to->actions & ZYDIS_OPERAND_ACTION_WRITE;
 
-    if (!harmless(&v->d)) {
+    if (v->d.mnemonic == ZYDIS_MNEMONIC_WRGSBASE) {
+        const struct symbol *area = gpr_of(to->reg.value) >= 0
+                                        ? only(v, s->reg[gpr_of(to->reg.value)])
+                                        : NULL;
+
+        if (!area || area->kind != AREA || to->size != 64)
+            fail(v, "another GS area than C prepared");
+        forget_entries(s);
+        s->pending = NOTHING;
+        return;
+    }
+    if (v->d.mnemonic != ZYDIS_MNEMONIC_RDTSC && !harmless(&v->d)) {
         fail(v, "an instruction that translated code must not have");
         return;
     }
@@ -960,16 +1033,9 @@ static void ordinary(struct verifier *v, struct state *s)
             o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
             fail(v, "RSP is written");
     }
-    switch (v->d.mnemonic) { /* a bit string is as long as a register says */
-    case ZYDIS_MNEMONIC_BT:
-    case ZYDIS_MNEMONIC_BTS:
-    case ZYDIS_MNEMONIC_BTR:
-    case ZYDIS_MNEMONIC_BTC:
-        if (to->type == ZYDIS_OPERAND_TYPE_MEMORY && v->op[1].type == ZYDIS_OPERAND_TYPE_REGISTER)
-            fail(v, "a bit string");
-        break;
-    default: break;
-    }
+    if (is_bit_string(v) && to->type == ZYDIS_OPERAND_TYPE_MEMORY &&
+        to->mem.segment == ZYDIS_REGISTER_GS)
+        fail(v, "a bit string in the GS area");
     if (v->failed)
         return;
     s->pending = NOTHING;
@@ -1032,16 +1098,32 @@ static void leave(struct verifier *v, const struct state *s)
         again.reg[RCX] = unknown(v, v->now, RCX | BY_LEAVING);
         flow(v, &again, site->retry - v->low);
     }
-    if (site->resume) {
-        uint32_t slot[CONTEXT_SLOTS], page_rip = s->cell[CELL_PAGE_RIP];
-        struct state fresh = again;
+    if (site->resume && site->kind == SITE_CHECK) {
+        /* run.c sees to it that the registers are as `writes` and `stack` say. */
+        for (unsigned g = 0; g < GPR_COUNT; g++) {
+            uint32_t *value = host_of[g] == NO_REG ? &after.cell[CELL_GPR + g]
+                                                   : &after.reg[host_of[g]];
 
-        memcpy(slot, &s->cell[CELL_SLOT], sizeof(slot));
-        forget_all(v, &after, v->now);
-        memcpy(&after.cell[CELL_SLOT], slot, sizeof(slot));
-        after.cell[CELL_PAGE_RIP] = page_rip;
-        memcpy(after.fact, fresh.fact, sizeof(fresh.fact));
-        after.facts = fresh.facts;
+            if (site->writes >> g & 1)
+                *value = unknown(v, v->now, g | BY_LEAVING);
+            else if (g == GPR_RSP && site->stack)
+                *value = plus(v, *value, site->stack);
+            if (g == GPR_RSP && site->stack && !(v->b->key & (KEY_SIZE16 | KEY_SIZE32)))
+                continue;
+            if (g == GPR_RSP && site->stack)
+                *value = low_bits(v, LOW32, *value);
+        }
+        after.reg[RAX] = unknown(v, v->now, (16 + CELLS) | BY_LEAVING);
+        after.reg[RCX] = unknown(v, v->now, (17 + CELLS) | BY_LEAVING);
+    } else if (site->resume) { /* and to segments, slots and page_rip being as they were */
+        for (unsigned r = 0; r < 16; r++)
+            after.reg[r] = unknown(v, v->now, r | BY_LEAVING);
+        for (unsigned c = 0; c < CELLS; c++)
+            if (c < CELL_SLOT || c > CELL_PAGE_RIP)
+                after.cell[c] = unknown(v, v->now, (16 + c) | BY_LEAVING);
+    }
+    if (site->resume) {
+        forget_entries(&after);
         flow(v, &after, site->resume - v->low);
     }
 }
@@ -1066,7 +1148,8 @@ static void branch(struct verifier *v, const struct state *s, uint32_t to, enum 
         flow(v, &inner, to - v->low);
         return;
     }
-    if ((rx == stub->leave_hw || rx == stub->leave_saved) && way == WAY_JUMP) {
+    if ((rx == stub->leave_hw || rx == stub->leave_saved || rx == stub->leave_fast) &&
+        way == WAY_JUMP) {
         leave(v, s);
         return;
     }
