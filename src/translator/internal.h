@@ -112,8 +112,10 @@ struct site {
     uint32_t resume; /* behind the instruction; 0: cannot resume there */
     uint32_t link;
     uint8_t kind, access, length, helper;
-    /* CHECK with `resume`: what the instruction does to general registers, which code behind it
-     * relies on. The interpreter may have found other bytes there, if another vCPU writes code. */
+    /* CHECK and INTERP with `resume`: what the instruction does to general registers, which code
+     * behind it relies on. The interpreter may have found other bytes there, if another vCPU writes
+     * code. */
+    bool known;      /* false: nothing is relied on */
     uint16_t writes; /* bit n: GPR n may change, whatever to */
     int8_t stack;    /* RSP moves by this, if it is not one of those */
 };

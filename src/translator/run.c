@@ -387,7 +387,7 @@ static bool interpret_one(struct bt_cpu *c)
            !atomic_load(&c->code_gone) && !atomic_load(&c->t->stop) && !interp_needed(cpu);
 }
 
-/* The same for an instruction of known effect. */
+/* The same for one whose effect code may rely on. */
 static bool interpret_known(struct bt_cpu *c, const struct site *s)
 {
     struct cpu *cpu = c->cpu;
@@ -399,6 +399,8 @@ static bool interpret_known(struct bt_cpu *c, const struct site *s)
         before[GPR_RSP] = (uint32_t)before[GPR_RSP];
     if (!interpret_one(c))
         return false;
+    if (!s->known)
+        return true;
     for (unsigned r = 0; r < GPR_COUNT; r++)
         if (cpu->gpr[r] != before[r] && !(s->writes >> r & 1))
             return false;
@@ -447,7 +449,7 @@ uint64_t bt_slow(struct cpu *cpu)
             c->fallback[s->link % FALLBACKS]++;
         else
             c->slow_fast[s->helper]++;
-        if (!interpret_one(c) || !s->resume || cpu->rip != next) {
+        if (!interpret_known(c, s) || !s->resume || cpu->rip != next) {
             if (s->kind == SITE_FAST && s->helper == FAST_IRET)
                 fast_learn(c);
             break;

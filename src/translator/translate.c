@@ -370,6 +370,31 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
     return decoded.flags & INSN_BOUNDARY;
 }
 
+/* What instruction i does to general registers: interpret_known() of run.c. */
+static void note_effect(const struct xlate *x, struct site *s)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    int8_t size = (int8_t)x->code_size;
+
+    s->known = true;
+    s->writes = in->implicit_write;
+    if (in->reg_gpr && in->reg_write)
+        s->writes |= (uint16_t)BIT(in->reg);
+    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+        s->writes |= (uint16_t)BIT(in->rm);
+    if (in->vvvv_gpr && in->vvvv_write)
+        s->writes |= (uint16_t)BIT(in->vvvv);
+    switch (in->kind) {
+    case KIND_PUSH:
+    case KIND_PUSHF: s->stack = (int8_t)-size; break;
+    case KIND_POP: s->writes |= (uint16_t)BIT(in->rm); /* fall through */
+    case KIND_POPF: s->stack = size; break;
+    case KIND_LEAVE: s->writes |= BIT(GPR_RSP) | BIT(GPR_RBP); break;
+    case KIND_CMPXCHG_PAIR: s->writes |= BIT(GPR_RAX) | BIT(GPR_RDX); break;
+    default: break;
+    }
+}
+
 /* The interpreter executes instruction i, then the block goes on, or not. */
 static void emit_interp(struct xlate *x, bool resume)
 {
@@ -382,6 +407,8 @@ static void emit_interp(struct xlate *x, bool resume)
     emit_site(x, s, true);
     x->t->sites[s].resume = resume ? cache_at(x, x->e.at) : 0;
     x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    if (x->insn[x->i].kind == KIND_COPY) /* as plan() sees it */
+        note_effect(x, &x->t->sites[s]);
     x->flags = FLAGS_HW | FLAGS_SAVED;
     x->rax = NO_GROUP;
 }
@@ -833,30 +860,6 @@ static struct mem collapse(struct xlate *x, struct mem m, unsigned reg)
     emit_op_mem(&x->e, 0x8d, 8, reg, m, false);
     x->rax = NO_GROUP;
     return mem_at((uint8_t)reg, 0);
-}
-
-/* What instruction i does to general registers: interpret_known() of run.c. */
-static void note_effect(const struct xlate *x, struct site *s)
-{
-    const struct bt_insn *in = &x->insn[x->i];
-    int8_t size = (int8_t)x->code_size;
-
-    s->writes = in->implicit_write;
-    if (in->reg_gpr && in->reg_write)
-        s->writes |= (uint16_t)BIT(in->reg);
-    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
-        s->writes |= (uint16_t)BIT(in->rm);
-    if (in->vvvv_gpr && in->vvvv_write)
-        s->writes |= (uint16_t)BIT(in->vvvv);
-    switch (in->kind) {
-    case KIND_PUSH:
-    case KIND_PUSHF: s->stack = (int8_t)-size; break;
-    case KIND_POP: s->writes |= (uint16_t)BIT(in->rm); /* fall through */
-    case KIND_POPF: s->stack = size; break;
-    case KIND_LEAVE: s->writes |= BIT(GPR_RSP) | BIT(GPR_RBP); break;
-    case KIND_CMPXCHG_PAIR: s->writes |= BIT(GPR_RAX) | BIT(GPR_RDX); break;
-    default: break;
-    }
 }
 
 /* Behind instruction i: where its checks' slow ways may come back to. */

@@ -1098,7 +1098,7 @@ static void leave(struct verifier *v, const struct state *s)
         again.reg[RCX] = unknown(v, v->now, RCX | BY_LEAVING);
         flow(v, &again, site->retry - v->low);
     }
-    if (site->resume && site->kind == SITE_CHECK) {
+    if (site->resume && site->known) {
         /* run.c sees to it that the registers are as `writes` and `stack` say. */
         for (unsigned g = 0; g < GPR_COUNT; g++) {
             uint32_t *value = host_of[g] == NO_REG ? &after.cell[CELL_GPR + g]
