@@ -37,6 +37,7 @@ struct run_options {
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */
     bool quiet;
+    bool engine_check;
 };
 
 /* 0, one of these, or -errno with *err for a wrong command line. */

@@ -174,6 +174,13 @@ static struct translator_options *bt_options(void *target)
     return &((struct run_options *)target)->bt;
 }
 
+static int set_engine_check(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->engine_check = true;
+    bt_options(target)->check = true;
+    return 0;
+}
+
 static int set_bt_cache(void *target, const char *value, struct error *err)
 {
     uint64_t size;
@@ -218,6 +225,7 @@ const struct option_spec run_option_specs[] = {
     {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
     {"engine", 'e', "NAME", "auto|kvm|bt|interp|tcg", "auto, kvm, bt, interp (auto: the best here)",
      set_engine},
+    {"engine-check", 0, NULL, NULL, "compare each step of bt with interp; slow", set_engine_check},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
     {"cpu", 0, "MODEL", NULL, "host, max,-avx512f ...; help lists them (the engine's best)",
      set_cpu},
@@ -292,6 +300,13 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
     if (terminals > 1)
         return error_set(err, EINVAL, "only one of --serial and --debugcon can be stdio");
+    if (o.engine_check) {
+        if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
+            strcmp(o.config.engine, "tcg"))
+            return error_set(err, EINVAL, "--engine-check is for --engine bt, not %s",
+                             o.config.engine);
+        o.config.engine = "bt";
+    }
     *out = o;
     return 0;
 }

@@ -21,7 +21,8 @@ enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS, SLOT_REAL = 16 };
 
 struct interp {
     const struct tlb_table *data; /* what fast data accesses look into */
-    struct insn *slots;           /* SLOT_COUNT: the decode cache */
+    const struct tlb_table *empty;
+    struct insn *slots; /* SLOT_COUNT: the decode cache */
 
     /* The page code is fetched from: valid while `span` is not 0. Bytes [0, span) of it lie within
      * CS's limit; an instruction may be taken from `offset` by the fast way if offset + 16 <= span.

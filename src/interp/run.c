@@ -36,9 +36,6 @@ enum {
                     CPU_EVENT_WAKE
 };
 
-/* Shared by all CPUs: a TLB table without entries, read-only. */
-static const struct tlb_table *empty_table;
-
 static void *reserve(size_t size, const char *what)
 {
     void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
@@ -51,23 +48,8 @@ static void *reserve(size_t size, const char *what)
     return p;
 }
 
-static void empty_table_setup(void)
-{
-    struct tlb_table *t = reserve(sizeof *t, "a TLB table");
-
-    for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-        t->ways[access].tag[0] = tlb_empty(0);
-        t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
-    }
-    mprotect(t, sizeof *t, PROT_READ);
-    empty_table = t;
-}
-
 void interp_attach(struct cpu *cpu)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-
-    pthread_once(&once, empty_table_setup);
     if (!cpu->tlb)
         mmu_attach(cpu);
     if (cpu->interp)
@@ -75,7 +57,7 @@ void interp_attach(struct cpu *cpu)
     cpu->interp = xcalloc(1, sizeof *cpu->interp);
     /* Untouched slots cost nothing, and zero means empty. */
     cpu->interp->slots = reserve(SLOT_COUNT * sizeof(struct insn), "the decode cache");
-    cpu->interp->data = empty_table;
+    cpu->interp->empty = cpu->interp->data = mmu_empty_table();
 }
 
 void interp_detach(struct cpu *cpu)
@@ -459,7 +441,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
             continue;
         it->dr6_held = cpu->dr6_pending;
         fetch_setup(cpu);
-        it->data = data_watched(cpu) ? empty_table : cpu->tlb->table[cpu->mmu_mode];
+        it->data = data_watched(cpu) ? it->empty : cpu->tlb->table[cpu->mmu_mode];
         if (unlikely((cpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || cpu->sti_shadow ||
                      cpu->movss_shadow || cpu->dr6_pending || cpu_debug_active(cpu))) {
             execute_careful(cpu);
@@ -474,6 +456,32 @@ static enum interp_result interp_loop(struct cpu *cpu)
             }
         }
     }
+}
+
+enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in),
+                             const struct insn **out)
+{
+    struct interp *const it = cpu->interp;
+    jmp_buf here, *const outer = cpu->unwind;
+    const struct insn *in;
+    bool tried;
+
+    if (_setjmp(here)) {
+        cpu->unwind = outer;
+        return TRIAL_RAISED;
+    }
+    cpu->unwind = &here;
+    fetch_setup(cpu);
+    it->data = it->empty;
+    in = fetch(cpu);
+    *out = in;
+    tried = may(in);
+    if (tried) {
+        cpu->sti_shadow = cpu->movss_shadow = false;
+        execute(cpu, in, it->rip_mask);
+    }
+    cpu->unwind = outer;
+    return tried ? TRIAL_DONE : TRIAL_REFUSED;
 }
 
 static enum interp_result run(struct cpu *cpu, uint64_t count)

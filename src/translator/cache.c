@@ -14,10 +14,21 @@
  * a TLB when the first block is translated from it.
  *  - Code that others may be executing changes only in aligned words: the displacement of a jump
  *    never straddles eight bytes.
- *  - Order of an invalidation: out of the hash; links into it go back to their stubs; then every
- *    vCPU is told (code_gone, poll) to forget jump entries and return stacks. Until it hears, it
- * may go on in the old code, as a processor may until it serialises; the vCPU that wrote hears at
- * once.
+ *  - Order of an invalidation: not valid, out of the hash; links into it go back to their stubs,
+ *    and it is taken out of all vCPUs' jump tables, by whoever wrote. All of that is done before
+ *    the write is (for the guest): nobody has to be told. Who is in the block may end it, as a
+ *    processor may until it serialises: what the interpreter does for a block (stores to watched
+ *    pages, serialising instructions) goes on behind it in a block that is still valid only.
+ *  - A jump table is written by its vCPU, but any thread may clear an entry. So the vCPU looks
+ *    whether the block is valid when the entry is written (jump_remember()), and an invalidation
+ *    looks for entries when the block is invalid.
+ *  - Return stacks need not hear of it: behind a CALL there is only the way to the block that
+ *    follows, which is as right as it was, whatever became of the CALL.
+ *  - A page without blocks is not watched (RAM_CODE goes), but keeps its name: the name in
+ *    tlb_table.code and in links is that of the page, and a block is only found when there is one.
+ *  - Stores beside code are let pass by bt_fast() when no granule they touch has code. Who makes a
+ *    block closes the page first (all granules are set) and sees that nobody is between that
+ *    question and the store (bt_cpu.writing).
  */
 #include "translator/internal.h"
 
@@ -141,6 +152,11 @@ static struct translator *the_translator_of(struct ram_block *ram)
     return names ? container_of(names, struct ram_names, name[0])->t : NULL;
 }
 
+static void page_unwatch(struct code_page *p)
+{
+    atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS], (unsigned char)~RAM_CODE);
+}
+
 void cache_empty(struct translator *t)
 {
     for (uint32_t i = 1; i < t->page_count; i++) {
@@ -149,7 +165,7 @@ void cache_empty(struct translator *t)
 
         if (names)
             names[p->offset >> RAM_PAGE_BITS] = 0;
-        atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS], (unsigned char)~RAM_CODE);
+        page_unwatch(p);
     }
     memset(t->hash, 0, sizeof(*t->hash) << BLOCK_HASH_BITS);
     memset(t->pages, 0, sizeof(*t->pages) * t->page_count);
@@ -180,8 +196,8 @@ static bool others_hold_writes(struct translator *t, struct bt_cpu *c)
     return false;
 }
 
-/* Names the page and sees that writes to it are noticed. 0: not yet, for other vCPUs may still
- * write without anybody noticing; ask again later. */
+/* Names the page if need be, and sees that writes to it are noticed. 0: not yet, for other vCPUs
+ * may still write without anybody noticing; ask again later. */
 uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram, uint64_t offset,
                    uint32_t *out)
 {
@@ -190,13 +206,15 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     struct code_page *p;
 
     if (!names) {
-        struct ram_names *n = reserve(sizeof(*n) + names_size(ram));
+        struct ram_names *n = t->ram_count < MAX_RAM ? reserve(sizeof(*n) + names_size(ram)) : NULL;
 
         if (!n)
             return 0;
         n->t = t;
         ram->code_opaque = names = n->name;
         ram->code_written = code_written;
+        t->ram[t->ram_count] = ram;
+        t->ram_count++;
     }
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
@@ -241,6 +259,49 @@ struct block *block_find(struct translator *t, uint32_t page, unsigned offset, u
     return NULL;
 }
 
+typedef uint64_t granule_set[GRANULE_WORDS];
+
+static void granules_add(granule_set set, unsigned first, unsigned end)
+{
+    for (unsigned g = first >> GRANULE_BITS; g <= (end - 1) >> GRANULE_BITS; g++)
+        set[g / 64] |= BIT(g % 64);
+}
+
+/* All that the blocks of a page were made from; those that are not valid leave its lists. */
+static void granules_get(struct translator *t, struct code_page *p, granule_set set)
+{
+    uint32_t *link;
+
+    memset(set, 0, sizeof(granule_set));
+    for (link = &p->blocks; *link;) {
+        struct block *b = &t->blocks[*link];
+
+        if (b->valid) {
+            granules_add(set, b->offset, MIN(b->offset + b->length, 4096u));
+            link = &b->next_in_page;
+        } else {
+            *link = b->next_in_page;
+        }
+    }
+    for (link = &p->crossers; *link;) {
+        struct block *b = &t->blocks[*link];
+
+        if (b->valid) {
+            granules_add(set, 0, INSN_REACH);
+            link = &b->next_in_page2;
+        } else {
+            *link = b->next_in_page2;
+        }
+    }
+}
+
+/* Others may be reading: no bit that stays is ever clear. */
+static void granules_set(struct code_page *p, const granule_set set)
+{
+    for (unsigned i = 0; i < GRANULE_WORDS; i++)
+        atomic_store(&p->granules[i], set[i]);
+}
+
 void block_insert(struct translator *t, struct block *b)
 {
     uint32_t *head = &t->hash[hash_of(b->page, b->offset, b->key)];
@@ -255,8 +316,6 @@ void block_insert(struct translator *t, struct block *b)
         b->next_in_page2 = t->pages[b->page2].crossers;
         t->pages[b->page2].crossers = i;
     }
-    for (unsigned at = b->offset & ~63u; at < b->offset + b->length && at < 4096; at += 64)
-        p->granules |= BIT(at >> 6);
     __atomic_store_n(head, i, __ATOMIC_RELEASE);
 }
 
@@ -289,6 +348,54 @@ void link_blocks(struct translator *t, struct link *l, struct block *to)
     t->stats.links++;
 }
 
+void block_jump(struct block *b, uint64_t rip)
+{
+    uint64_t none = 0;
+
+    if (!atomic_compare_exchange_strong(&b->jump_rip, &none, rip ^ BIT(63)) &&
+        none != (rip ^ BIT(63)))
+        atomic_store(&b->jump_rip, JUMP_RIP_MANY);
+}
+
+/* Take a block out of a jump table. It may be another thread's: entries may come and go. */
+static void jumps_clear(struct tlb_table *table, uint64_t rip, const void *code)
+{
+    if (rip != JUMP_RIP_MANY) {
+        struct tlb_jump *j = jump_of(table, rip ^ BIT(63));
+
+        if (__atomic_load_n(&j->code, __ATOMIC_RELAXED) == code)
+            __atomic_store_n(&j->rip, 0, __ATOMIC_RELAXED);
+        return;
+    }
+    for (unsigned i = 0; i < TLB_JUMPS; i++)
+        if (__atomic_load_n(&table->jump[i].code, __ATOMIC_RELAXED) == code)
+            __atomic_store_n(&table->jump[i].rip, 0, __ATOMIC_RELAXED);
+}
+
+void block_forget(struct translator *t, struct block *b)
+{
+    uint32_t n = (uint32_t)(b - t->blocks);
+    uint64_t rip;
+
+    for (uint32_t l = b->incoming; l; l = t->links[l].next_incoming)
+        if (t->links[l].to == n)
+            unlink_one(t, &t->links[l]);
+    b->incoming = 0;
+    atomic_thread_fence(memory_order_seq_cst);
+    rip = atomic_exchange(&b->jump_rip, 0);
+    for (unsigned i = 0; rip && i < t->cpu_count; i++) {
+        struct tlb *tlb = t->cpus[i]->cpu->tlb;
+
+        for (unsigned s = 0; s < TLB_SETS; s++)
+            for (unsigned m = 0; m < MMU_MODES; m++) {
+                struct tlb_table *table = __atomic_load_n(&tlb->set[s].table[m], __ATOMIC_ACQUIRE);
+
+                if (table && table->jumps_used)
+                    jumps_clear(table, rip, cache_rx(t, b->entry_saved));
+            }
+    }
+}
+
 void block_invalidate(struct translator *t, struct block *b)
 {
     uint32_t *at = &t->hash[hash_of(b->page, b->offset, b->key)];
@@ -296,68 +403,113 @@ void block_invalidate(struct translator *t, struct block *b)
 
     if (!b->valid)
         return;
-    b->valid = false;
+    atomic_store(&b->valid, false);
     while (*at && *at != i)
         at = &t->blocks[*at].next;
     if (*at)
         __atomic_store_n(at, b->next, __ATOMIC_RELEASE);
-    for (uint32_t l = b->incoming; l; l = t->links[l].next_incoming)
-        if (t->links[l].to == i)
-            unlink_one(t, &t->links[l]);
-    b->incoming = 0;
+    block_forget(t, b);
     t->stats.invalidated++;
+}
+
+/* ---- writes --------------------------------------------------------------------------------- */
+
+bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
+{
+    static const granule_set all = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    bool busy = false;
+
+    granules_set(&t->pages[page], all);
+    for (unsigned i = 0; i < t->cpu_count; i++)
+        if (t->cpus[i] != c && atomic_load(&t->cpus[i]->writing) == page) {
+            atomic_store(&t->cpus[i]->context->poll, 0);
+            busy = true;
+        }
+    if (busy)
+        page_open(t, page);
+    return !busy;
+}
+
+void page_open(struct translator *t, uint32_t page)
+{
+    struct code_page *p = &t->pages[page];
+    granule_set set;
+
+    granules_get(t, p, set);
+    granules_set(p, set);
+    if (!p->blocks && !p->crossers)
+        page_unwatch(p);
+}
+
+/*
+ * Code that was changed lately is likely to be changed again soon: it has to be executed some times
+ * more before it is worth a translation, up to what a translation costs.
+ */
+enum { HEAT_MAX = 12 };
+#define HEAT_TSC (UINT64_C(1) << 25) /* some 10 ms */
+
+unsigned page_warm(const struct translator *t, uint32_t page)
+{
+    const struct code_page *p = &t->pages[page];
+
+    return t->options.warm ? t->options.warm + (page ? p->heat : 0) : 0;
+}
+
+static void page_heat(struct translator *t, struct code_page *p, const struct block *b)
+{
+    uint64_t now = __builtin_ia32_rdtsc();
+
+    p->heat = now - p->heated > HEAT_TSC ? 0 : MIN(p->heat + 1, (uint32_t)HEAT_MAX);
+    p->heated = now;
+    for (unsigned i = 0; i < t->cpu_count; i++)
+        t->cpus[i]->warm[warm_index(p->ram->host + p->offset + b->offset)] = 0;
+}
+
+/* Blocks that were made from any of these bytes go. */
+static void page_written(struct translator *t, uint32_t name, unsigned first, unsigned end)
+{
+    struct code_page *p = &t->pages[name];
+
+    for (uint32_t i = p->blocks; i; i = t->blocks[i].next_in_page) {
+        struct block *b = &t->blocks[i];
+
+        if (b->valid && b->offset < end && b->offset + b->length > first) {
+            block_invalidate(t, b);
+            page_heat(t, p, b);
+        }
+    }
+    for (uint32_t i = first < INSN_REACH ? p->crossers : 0; i; i = t->blocks[i].next_in_page2) {
+        struct block *b = &t->blocks[i];
+
+        if (b->valid) { /* all of them: it is rare */
+            block_invalidate(t, b);
+            page_heat(t, &t->pages[b->page], b);
+        }
+    }
+    page_open(t, name);
 }
 
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
 {
     struct translator *t = the_translator_of(ram);
-    bool any = false;
 
     if (!t)
         return;
-    pthread_mutex_lock(&t->lock);
     for (uint64_t at = offset & ~UINT64_C(0xfff); at < offset + length; at += 0x1000) {
-        uint32_t name = page_find(t, ram, at);
-        struct code_page *p = &t->pages[name];
-        uint64_t first = at < offset ? offset - at : 0;
-        uint64_t end = MIN(offset + length - at, UINT64_C(0x1000));
-        uint64_t granules = 0, left = 0;
-        uint32_t *link;
+        unsigned first = (unsigned)(at < offset ? offset - at : 0);
+        unsigned end = (unsigned)MIN(offset + length - at, UINT64_C(0x1000));
+        uint32_t name = __atomic_load_n(&names_of(ram)[at >> RAM_PAGE_BITS], __ATOMIC_ACQUIRE);
 
-        if (!name)
+        /* The bytes are in memory before this looks (ram_written()): who makes a block now has
+         * closed the page already, or sees them. */
+        if (!name || !page_is_code(&t->pages[name], first, end - first))
             continue;
-        if (first < INSN_REACH && p->crossers) { /* their bytes here; all of them, it is rare */
-            for (uint32_t i = p->crossers; i; i = t->blocks[i].next_in_page2)
-                block_invalidate(t, &t->blocks[i]);
-            p->crossers = 0;
-            any = true;
-        }
-        for (uint64_t g = first >> 6; g <= (end - 1) >> 6; g++)
-            granules |= BIT(g);
-        if (!(p->granules & granules))
-            continue;
-        for (link = &p->blocks; *link;) {
-            struct block *b = &t->blocks[*link];
-
-            if (b->offset < end && b->offset + b->length > first) {
-                *link = b->next_in_page;
-                block_invalidate(t, b);
-                any = true;
-                continue;
-            }
-            for (unsigned g = b->offset & ~63u; g < (unsigned)b->offset + b->length; g += 64)
-                left |= BIT(g >> 6 & 63);
-            link = &b->next_in_page;
-        }
-        p->granules = left;
-        p->invalidated++;
+        pthread_mutex_lock(&t->lock);
+        name = page_find(t, ram, at);
+        if (name)
+            page_written(t, name, first, end);
+        pthread_mutex_unlock(&t->lock);
     }
-    if (any)
-        for (unsigned i = 0; i < t->cpu_count; i++) {
-            atomic_store(&t->cpus[i]->code_gone, true);
-            atomic_store(&t->cpus[i]->context->poll, 0);
-        }
-    pthread_mutex_unlock(&t->lock);
 }
 
 struct block *block_of_host(struct translator *t, uint32_t host)

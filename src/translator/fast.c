@@ -3,8 +3,8 @@
  * TLB fills, string instructions, and the ways between privilege levels.
  *
  * This file is compiled for general registers only and must call nothing that is not (mmu_fill() is
- * the one thing). It never raises: what is not ordinary is left as it was, with 0 for an answer, and
- * the interpreter does it. So everything is looked at before anything is changed.
+ * the one thing). It never raises: what is not ordinary is left as it was, with 0 for an answer,
+ * and the interpreter does it. So everything is looked at before anything is changed.
  */
 #include "translator/internal.h"
 
@@ -293,6 +293,48 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
     return arrive(c, (c->key & ~(uint32_t)KEY_CPL0) | KEY_USER);
 }
 
+/* ---- data beside code ----------------------------------------------------------------------- */
+
+/* The address of the write that site `s` is the check of. */
+static gva site_address(const struct cpu *cpu, const struct bt_context *x, const struct site *s)
+{
+    uint64_t a = (uint64_t)(int64_t)s->disp;
+
+    if (s->base != BASE_NONE)
+        a += s->base == BASE_RIP ? x->page_rip : cpu->gpr[s->base];
+    if (s->index != BASE_NONE)
+        a += cpu->gpr[s->index] * s->scale;
+    if (s->address_size < 8)
+        a &= s->address_size == 4 ? UINT32_MAX : UINT16_MAX;
+    if (s->segment != SEG_NONE)
+        a += cpu->seg[s->segment].base;
+    return cpu->code_size == 8 ? a : (uint32_t)a;
+}
+
+/*
+ * A write to a page of code that touches no code: pass the check for this once. Between the look at
+ * the granules and the write nobody may make a block from what is written: page_close() looks at
+ * `writing`, which stays until this vCPU leaves translated code again.
+ */
+static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
+{
+    struct bt_context *x = c->context;
+    struct cpu *cpu = c->cpu;
+    gva linear = site_address(cpu, x, s);
+    const uint8_t *host = tlb_find_code(cpu->tlb->table[cpu->mmu_mode], linear, s->size);
+    uint32_t name = host ? page_of_host(c->t, host) : 0;
+
+    if (!name)
+        return 0;
+    atomic_store(&c->writing, name);
+    if (page_is_code(&c->t->pages[name], (uintptr_t)host & 0xfff, s->size))
+        return 0;
+    c->count[COUNT_BESIDE_CODE]++;
+    x->a = (uint64_t)(uintptr_t)host - linear;
+    x->c = (uint64_t)(uintptr_t)(c->t->rx + s->pass);
+    return (uint64_t)(uintptr_t)c->t->stub.pass;
+}
+
 /* ---- the door ------------------------------------------------------------------------------- */
 
 uint64_t bt_fast(struct cpu *cpu)
@@ -300,7 +342,12 @@ uint64_t bt_fast(struct cpu *cpu)
     struct bt_cpu *c = cpu->engine;
     struct bt_context *x = c->context;
     const struct site *s = &c->t->sites[x->site];
+    enum mmu_mode mode = (enum mmu_mode)cpu->mmu_mode;
+    uint64_t next;
+    gva page;
 
+    if (atomic_load_explicit(&c->writing, memory_order_relaxed))
+        atomic_store_explicit(&c->writing, 0, memory_order_release);
     if (s->kind == SITE_FAST) {
         switch ((enum fast_op)s->helper) {
         case FAST_STRING: return string(c, s);
@@ -315,9 +362,15 @@ uint64_t bt_fast(struct cpu *cpu)
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
         return 0;
-    if (!mmu_fill(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
-                  (enum mmu_access)s->access))
-        return 0;
-    c->count[COUNT_FILL]++;
-    return (uint64_t)(uintptr_t)(c->t->rx + s->retry);
+    page = (x->a - 1) << 12;
+    if (s->pass && cpu->tlb->table[mode]->ways[MMU_WRITE].tag[x->c] == (x->a | TLB_ASK)) {
+        next = write_beside_code(c, s);
+        if (next)
+            return next;
+    }
+    if (mmu_fill(cpu, page, mode, (enum mmu_access)s->access)) {
+        c->count[COUNT_FILL]++;
+        return (uint64_t)(uintptr_t)(c->t->rx + s->retry);
+    }
+    return s->pass && mmu_fill_code(cpu, page, mode) ? write_beside_code(c, s) : 0;
 }

@@ -118,7 +118,13 @@ struct site {
     bool known;      /* false: nothing is relied on */
     uint16_t writes; /* bit n: GPR n may change, whatever to */
     int8_t stack;    /* RSP moves by this, if it is not one of those */
+    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
+    uint32_t pass;
+    int32_t disp;
+    uint8_t base, index, scale, segment, address_size, size;
 };
+
+enum { BASE_RIP = 16, BASE_NONE = 17 }; /* site.base, group.base beside the GPRs */
 
 /* A host instruction that may fault by itself. */
 struct fault_point {
@@ -150,17 +156,22 @@ struct block {
     uint32_t incoming; /* links */
     uint32_t first_fault, faults;
     uint16_t instructions;
-    bool valid;
-    uint8_t failures; /* of wide checks */
+    _Atomic bool valid;
+    uint8_t failures;          /* of wide checks */
+    _Atomic uint64_t jump_rip; /* RIP ^ BIT(63) it went into jump tables with; 0: never */
 };
+#define JUMP_RIP_MANY UINT64_MAX
+
+enum { GRANULE_BITS = 4, GRANULE_WORDS = (4096 >> GRANULE_BITS) / 64 };
 
 struct code_page {
     struct ram_block *ram;
     uint64_t offset;
-    uint64_t granules; /* 64 bytes each: some block was made from them */
+    _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers;    /* blocks of the page before whose instruction ends here */
-    uint32_t invalidated; /* how often */
+    uint32_t crossers; /* blocks of the page before whose instruction ends here */
+    uint32_t heat;     /* how often blocks were invalidated lately */
+    uint64_t heated;   /* and when: TSC */
 };
 
 enum {
@@ -171,6 +182,7 @@ enum {
     MAX_LINKS = 1 << 22,
     MAX_FAULTS = 1 << 22,
     MAX_CPUS = 256,
+    MAX_RAM = 64, /* blocks of it that code may be translated from */
 };
 
 struct bt_stats {
@@ -186,6 +198,7 @@ struct bt_stubs {
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
     const uint8_t *no_return; /* the host's return address of frames that nobody pushed */
+    const uint8_t *pass;      /* with RAX = context.a to context.c */
 };
 
 struct translator {
@@ -201,6 +214,8 @@ struct translator {
     struct site *sites;
     struct link *links;
     struct fault_point *faults;
+    struct ram_block *ram[MAX_RAM]; /* that have names; read without the lock */
+    _Atomic unsigned ram_count;
     uint32_t block_count, page_count, site_count, link_count, fault_count;
     struct bt_cpu *cpus[MAX_CPUS];
     unsigned cpu_count;
@@ -209,16 +224,18 @@ struct translator {
     struct bt_stats stats;
     void *log;
     void *perf_map;
-    uint64_t features; /* of the host, enum host_feature */
+    uint64_t features;                      /* of the host, enum host_feature */
+    pthread_mutex_t check_lock, check_next; /* check_turn() */
 };
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
 
-enum { FALLBACKS = 2048, PAGE_HOPELESS = 1 << 30 };
+enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16 };
 
 enum bt_counter {
     COUNT_ENTER,
     COUNT_FILL,
+    COUNT_BESIDE_CODE,
     COUNT_CHECK_SLOW,
     COUNT_CHECK_WIDE,
     COUNT_INTERP_ONE,
@@ -242,9 +259,9 @@ struct bt_cpu {
     uint8_t *stack[2];      /* of paired calls: kernel, user */
     uint64_t stack_sp[2], stack_base[2];
     unsigned stack_now;
-    uint32_t key;           /* of the last entry */
-    uint32_t key_now;       /* of the block looked for */
-    _Atomic bool code_gone; /* blocks were invalidated: forget what points at code */
+    uint32_t key;             /* of the last entry */
+    uint32_t key_now;         /* of the block looked for */
+    _Atomic uint32_t writing; /* name of a page it may be storing to, unnoticed, beside code */
     _Atomic bool inside, flushing;
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
@@ -260,7 +277,15 @@ struct bt_cpu {
         uint64_t gdt, raw_cs, raw_ss;
         struct segment cs, ss;
     } returned;
+    struct check *check; /* NULL: options.check is off */
+    bool left;           /* with check: the next instruction is to be interpreted */
+    bool differs;        /* a check has failed */
 };
+
+static inline unsigned warm_index(const uint8_t *host)
+{
+    return (uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15) >> 48;
+}
 
 /* ---- cache.c -------------------------------------------------------------------------------- */
 
@@ -278,6 +303,39 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
 struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key);
 void block_insert(struct translator *t, struct block *b);
 void block_invalidate(struct translator *t, struct block *b);
+/* Nobody comes to it any more but through the hash. Lock held. */
+void block_forget(struct translator *t, struct block *b);
+/* The block is about to be in this jump table entry; afterwards it must be asked for valid. */
+void block_jump(struct block *b, uint64_t rip);
+/* Before a block is made from a page, and behind it: meanwhile no store beside its code goes
+ * unnoticed. False: some may be under way, ask again later. Lock held. */
+bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
+void page_open(struct translator *t, uint32_t page);
+/* How often code is interpreted before it is translated. */
+unsigned page_warm(const struct translator *t, uint32_t page);
+/* The name of the page that a host address is in; 0 also when nothing is made of it now. Without
+ * the lock; uses general registers only. */
+static inline uint32_t page_of_host(const struct translator *t, const uint8_t *host)
+{
+    for (unsigned i = 0; i < t->ram_count; i++) {
+        struct ram_block *ram = t->ram[i];
+        uint64_t page = (uint64_t)(host - ram->host) >> RAM_PAGE_BITS;
+
+        if (page < ram->size >> RAM_PAGE_BITS)
+            return atomic_load_explicit(&ram->page_flags[page], memory_order_relaxed) & RAM_CODE
+                       ? ((uint32_t *)ram->code_opaque)[page]
+                       : 0;
+    }
+    return 0;
+}
+/* Is any of these bytes code? Without the lock; uses general registers only. */
+static inline bool page_is_code(const struct code_page *p, unsigned offset, unsigned size)
+{
+    for (unsigned g = offset >> GRANULE_BITS; g <= (offset + size - 1) >> GRANULE_BITS; g++)
+        if (atomic_load_explicit(&p->granules[g / 64], memory_order_relaxed) >> g % 64 & 1)
+            return true;
+    return false;
+}
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);
 void link_blocks(struct translator *t, struct link *l, struct block *to);
@@ -301,6 +359,22 @@ void stubs_make(struct translator *t);
 uint64_t bt_fast(struct cpu *cpu);
 uint64_t bt_slow(struct cpu *cpu);
 
+/* Run a block from the loop. */
+void enter_block(struct bt_cpu *c, struct block *b, uint32_t key);
+
+/* ---- check.c -------------------------------------------------------------------------------- */
+
+void check_new(struct bt_cpu *c);
+void check_free(struct bt_cpu *c); /* none is nothing */
+/* enter_block() and compare. False: a difference, and it was told. */
+bool check_run(struct bt_cpu *c, struct block *b, uint32_t key);
+/* Wait for our turn, or go on with it; let others have it. */
+void check_turn(struct bt_cpu *c);
+void check_pause(struct bt_cpu *c);
+/* Must the interpreter have this kind (enum parse_kind), because it cannot be tried first? */
+bool check_excludes(unsigned kind);
+void check_print(const struct translator *t, void *file);
+void check_sabotage(const struct translator *t, struct bt_insn *in);
 /* Where GS points, by us on this thread. */
 void gs_set(struct translator *t, struct tlb_table *area);
 

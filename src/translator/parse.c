@@ -281,14 +281,10 @@ static const struct row group_8f[8] = {KIND(POP, RM_W | D64, 0, NONE, STACK)};
 static const struct row group_c7[8] = {COPY(RM_W, Z, NONE, NONE)};
 
 static const struct row group_c7_0f[8] = {
-    FALL(0, NONE),
-    KIND(CMPXCHG_PAIR, RM_RW | LOCKABLE | ONLY_MEM, 0, ZF_ONLY, PAIR),
-    FALL(0, NONE),
-    FALL(0, NONE),
-    FALL(0, NONE),
-    FALL(0, NONE),
-    FALL(0, NONE),
-    FALL(0, NONE),
+    FALL(0, NONE), KIND(CMPXCHG_PAIR, RM_RW | LOCKABLE | ONLY_MEM, 0, ZF_ONLY, PAIR),
+    FALL(0, NONE), FALL(0, NONE),
+    FALL(0, NONE), FALL(0, NONE),
+    FALL(0, NONE), FALL(0, NONE),
 };
 
 static const struct row group_bt[8] = {

@@ -60,8 +60,8 @@ enum parse_kind {
     KIND_WRFSGSBASE, /* WRFSBASE, WRGSBASE: bit 0 of `sub`: GS; rm: GPR; operand_size */
     KIND_RDFSGSBASE,
     KIND_PAUSE,
-    KIND_BT_MEM,       /* BT, BTS, BTR, BTC of memory by a register: fields as for COPY; reg: the bit,
-                          which moves the address. mem_size: operand_size */
+    KIND_BT_MEM, /* BT, BTS, BTR, BTC of memory by a register: fields as for COPY; reg: the bit,
+                    which moves the address. mem_size: operand_size */
     KIND_CMPXCHG_PAIR, /* CMPXCHG8B, CMPXCHG16B: mem_size tells */
     KIND_COUNT,
 };

@@ -13,7 +13,7 @@
  *  - bt_slow() may return an address only if nothing has happened that voids what the code relies
  *    on: the TLB (addends in slots), the mode, the code itself. resume_allowed() is that list.
  *  - Jump entries, code names and return stacks speak of linear addresses or of host code: the
- * first die with the TLB, all of them when code goes (code_gone).
+ * first die with the TLB; what goes from the cache is taken out of them (cache.c).
  */
 #include "translator/internal.h"
 
@@ -29,7 +29,7 @@
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { WARM_SIZE = 1 << 16, COLD_STRETCH = 64, TICK_TSC = 100000 };
+enum { MANY_FAILURES = 8, COLD_STRETCH = 64, TICK_TSC = 100000 };
 #define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* not canonical: rarely asked for */
 
 static struct translator_options options_now;
@@ -93,14 +93,6 @@ static void jumps_drop(struct bt_cpu *c)
             }
         }
     c->count[COUNT_FLUSH_JUMPS]++;
-}
-
-static void code_went(struct bt_cpu *c)
-{
-    if (atomic_exchange(&c->code_gone, false)) {
-        jumps_drop(c);
-        stacks_reset(c);
-    }
 }
 
 /* ---- the key -------------------------------------------------------------------------------- */
@@ -239,9 +231,43 @@ static uint32_t next_page_name(struct bt_cpu *c, gva linear, const uint8_t *host
     slot = name_slot(cpu, next);
     if (!slot)
         return 0;
-    if (!*slot && code_ram(cpu, next, &ram, &at) && page_make(t, c, ram, at, &name))
-        *slot = name;
-    return *slot;
+    name = *slot;
+    if (name) {
+        ram = t->pages[name].ram;
+        at = t->pages[name].offset;
+    } else if (!code_ram(cpu, next, &ram, &at)) {
+        return 0;
+    }
+    if (!page_make(t, c, ram, at, &name))
+        return 0;
+    return *slot = name;
+}
+
+/* A block at `linear`, whose page has its name, or gets it, in *slot. NULL: not now. Lock held. */
+static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *host, uint32_t *slot,
+                                uint32_t key)
+{
+    struct translator *t = c->t;
+    uint32_t name = *slot, page2;
+    struct ram_block *ram = t->pages[name].ram;
+    uint64_t at = t->pages[name].offset;
+    struct block *b = NULL;
+
+    if (cache_full(t) || (!name && !code_ram(c->cpu, linear, &ram, &at)))
+        return NULL;
+    if (!page_make(t, c, ram, at, &name))
+        return NULL;
+    *slot = name;
+    b = block_find(t, name, (unsigned)(linear & 0xfff), key);
+    if (b)
+        return b;
+    page2 = next_page_name(c, linear, host);
+    if (page_close(t, c, name) && (!page2 || page_close(t, c, page2)))
+        b = translate(t, c, name, (unsigned)(linear & 0xfff), key, page2);
+    page_open(t, name);
+    if (page2)
+        page_open(t, page2);
+    return b;
 }
 
 /*
@@ -272,7 +298,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     if (name) {
         b = block_find(t, name, offset, key);
         if (b) {
-            if (b->failures < 8)
+            if (b->failures < MANY_FAILURES)
                 return b;
             b = block_find(t, name, offset, key | KEY_SINGLE);
             if (b)
@@ -280,45 +306,33 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
             key |= KEY_SINGLE;
         }
     }
-    warm = &c->warm[((uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15)) >> 48];
-    if (*warm < t->options.warm) {
+    warm = &c->warm[warm_index(host)];
+    if (*warm < page_warm(t, name)) {
         (*warm)++;
         return NULL;
     }
     pthread_mutex_lock(&t->lock);
-    if (!name) {
-        struct ram_block *ram;
-        uint64_t at;
-
-        if (cache_full(t) || !code_ram(cpu, linear, &ram, &at) ||
-            !page_make(t, c, ram, at, &name)) {
-            pthread_mutex_unlock(&t->lock);
-            if (cache_full(t))
-                c->want_empty = true;
-            return NULL;
-        }
-        *slot = name;
-    }
-    b = block_find(t, name, offset, key);
-    if (!b && t->pages[name].invalidated < PAGE_HOPELESS)
-        b = translate(t, c, name, offset, key, next_page_name(c, linear, host));
-    if (!b && cache_full(t))
-        c->want_empty = true;
+    b = block_make(c, linear, host, slot, key);
+    c->want_empty = !b && cache_full(t);
     pthread_mutex_unlock(&t->lock);
     return b;
 }
 
-static void jump_remember(struct bt_cpu *c, const struct block *b)
+static void jump_remember(struct bt_cpu *c, struct block *b)
 {
     struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = jump_of(table, rip);
 
-    if (!(b->key & KEY_FLAT_CODE))
+    if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
+    block_jump(b, rip);
     j->rip = rip ^ BIT(63);
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!b->valid)
+        j->rip = 0; /* whoever made it so may not have seen this entry */
 }
 
 /* The jump entries of a table are for one key. */
@@ -351,7 +365,7 @@ static struct block *block_known(struct bt_cpu *c, uint32_t key)
     if (!slot || !*slot || !page_in_segment(cpu, linear))
         return NULL;
     b = block_find(c->t, *slot, (unsigned)(linear & 0xfff), key);
-    if (b && b->failures >= 8)
+    if (b && b->failures >= MANY_FAILURES)
         b = block_find(c->t, *slot, (unsigned)(linear & 0xfff), key | KEY_SINGLE);
     return b;
 }
@@ -365,9 +379,10 @@ static uint64_t go_on(struct bt_cpu *c, const struct block *b)
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
-/* One instruction by the interpreter. May code go on that relies on how things stood before? Not
- * on the instruction being the one that was translated: another vCPU may just be writing it. */
-static bool interpret_one(struct bt_cpu *c)
+/* One instruction by the interpreter. Whether the block it is of may go on: all that its code
+ * relies on is as before. Not that the instruction was the one that was translated: another vCPU
+ * may just be writing it. */
+static bool interpret_one(struct bt_cpu *c, uint32_t block)
 {
     struct cpu *cpu = c->cpu;
     uint64_t base[SEG_COUNT];
@@ -376,15 +391,30 @@ static bool interpret_one(struct bt_cpu *c)
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
     enum interp_result r;
 
+    if (c->check) {
+        c->left = true;
+        return false;
+    }
     for (unsigned s = 0; s < SEG_COUNT; s++)
         base[s] = cpu->seg[s].base;
     r = interp_step(cpu, 1);
     for (unsigned s = 0; s < SEG_COUNT; s++)
         if (cpu->seg[s].base != base[s])
             return false;
-    return r == INTERP_OK && flushes == cpu->tlb->flushes &&
+    return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
-           !atomic_load(&c->code_gone) && !atomic_load(&c->t->stop) && !interp_needed(cpu);
+           !atomic_load(&c->t->stop) && !interp_needed(cpu);
+}
+
+/* A check of several accesses failed where each alone might not: after some times nobody comes to
+ * this block any more, and one with single checks is made. */
+static void check_failed(struct translator *t, struct block *b)
+{
+    if (b->failures >= MANY_FAILURES || ++b->failures < MANY_FAILURES)
+        return;
+    pthread_mutex_lock(&t->lock);
+    block_forget(t, b);
+    pthread_mutex_unlock(&t->lock);
 }
 
 /* The same for one whose effect code may rely on. */
@@ -397,7 +427,7 @@ static bool interpret_known(struct bt_cpu *c, const struct site *s)
     before[GPR_RSP] += (uint64_t)(int64_t)s->stack;
     if (cpu->code_size != 8)
         before[GPR_RSP] = (uint32_t)before[GPR_RSP];
-    if (!interpret_one(c))
+    if (!interpret_one(c, s->block))
         return false;
     if (!s->known)
         return true;
@@ -432,8 +462,7 @@ uint64_t bt_slow(struct cpu *cpu)
             return (uint64_t)(uintptr_t)(t->rx + s->retry);
         if (!s->resume) {
             c->count[COUNT_CHECK_WIDE]++;
-            if (s->block && t->blocks[s->block].failures < 255)
-                t->blocks[s->block].failures++;
+            check_failed(t, &t->blocks[s->block]);
         }
         next = rip_at(cpu, x, s->offset + s->length);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
@@ -459,7 +488,7 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_LINK:
         cpu->rip = rip_at(cpu, x, s->offset);
         c->count[COUNT_LINK]++;
-        if (atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -477,10 +506,10 @@ uint64_t bt_slow(struct cpu *cpu)
             /* #GP belongs to the branch. */
             cpu->rip = rip_at(cpu, x, from->offset);
             cpu->gpr[GPR_RSP] -= (uint64_t)(int64_t)(int32_t)from->link;
-            interpret_one(c);
+            interpret_one(c, s->block);
             break;
         }
-        if (atomic_load(&c->code_gone) || atomic_load(&t->stop) || interp_needed(cpu))
+        if (c->check || atomic_load(&t->stop) || interp_needed(cpu))
             break;
         b = block_known(c, key);
         if (!b)
@@ -495,7 +524,7 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_FAULT:
         cpu->rip = rip_at(cpu, x, (int32_t)x->fault_offset);
         c->count[COUNT_FAULT]++;
-        interpret_one(c);
+        interpret_one(c, s->block);
         break;
     case SITE_EXIT:
         cpu->rip = rip_at(cpu, x, s->offset);
@@ -504,7 +533,7 @@ uint64_t bt_slow(struct cpu *cpu)
                 cpu->rip = (uint16_t)cpu->rip;
             if (cpu->rip > cpu->seg[SEG_CS].limit) {
                 cpu->rip = rip_at(cpu, x, (int32_t)s->link);
-                interpret_one(c);
+                interpret_one(c, s->block);
             }
         }
         break;
@@ -564,7 +593,7 @@ static void go_inside(struct bt_cpu *c)
 
 /* ---- the loop ------------------------------------------------------------------------------- */
 
-static void enter_block(struct bt_cpu *c, const struct block *b, uint32_t key)
+void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
 {
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
@@ -629,12 +658,13 @@ static enum interp_result loop(struct cpu *cpu)
         uint32_t key;
 
         tick(c);
+        if (c->check)
+            check_turn(c);
         if (c->want_empty) {
             atomic_store(&c->inside, false);
             empty_cache(c);
         }
         go_inside(c);
-        code_went(c);
         atomic_store(&c->context->poll, 1);
         if (interp_needed(cpu)) {
             c->count[COUNT_INTERP_EVENT]++;
@@ -652,7 +682,21 @@ static enum interp_result loop(struct cpu *cpu)
                 return r;
             continue;
         }
-        enter_block(c, b, key);
+        if (!c->check) {
+            enter_block(c, b, key);
+            continue;
+        }
+        if (c->differs || !check_run(c, b, key))
+            return INTERP_EVENT;
+        if (c->left) {
+            const struct site *s = &c->t->sites[c->context->site];
+
+            r = interp_step(cpu, 1);
+            if (s->kind == SITE_FAST && s->helper == FAST_IRET)
+                fast_learn(c);
+            if (r != INTERP_OK)
+                return r;
+        }
     }
 }
 
@@ -665,8 +709,15 @@ enum interp_result translator_run(struct cpu *cpu)
     fault_thread(c);
     r = loop(cpu);
     atomic_store(&c->inside, false);
+    if (c->check)
+        check_pause(c);
     cpu->unwind = outer;
     return r;
+}
+
+bool translator_differs(const struct cpu *cpu)
+{
+    return ((const struct bt_cpu *)cpu->engine)->differs;
 }
 
 /* ---- attaching ------------------------------------------------------------------------------ */
@@ -711,6 +762,10 @@ static struct translator *translator_new(const struct translator_options *o, str
     t->options.cache_size = MIN(MAX(t->options.cache_size, TRANSLATOR_CACHE_MIN),
                                 TRANSLATOR_CACHE_MAX);
     pthread_mutex_init(&t->lock, NULL);
+    pthread_mutex_init(&t->check_lock, NULL);
+    pthread_mutex_init(&t->check_next, NULL);
+    if (t->options.check)
+        t->options.warm = 0; /* everything */
     translator_host_look(&host);
     t->features = (host.fsgsbase ? HOST_FSGSBASE : 0) | (host.avx ? HOST_AVX : 0) |
                   (host.avx512 ? HOST_AVX512 : 0);
@@ -763,6 +818,8 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     for (unsigned i = 0; i < 2; i++)
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
     c->warm = xcalloc(1, WARM_SIZE);
+    if (t->options.check)
+        check_new(c);
     cpu->engine = c;
     stacks_reset(c);
     t->cpus[t->cpu_count++] = c;
@@ -782,6 +839,7 @@ static void detach(struct bt_cpu *c)
     munmap(c->context, 4096);
     close(c->context_fd);
     free(c->warm);
+    check_free(c);
     cpu->engine = NULL;
     free(c);
 }
@@ -803,6 +861,8 @@ void translator_detach(struct cpu *cpu)
     struct bt_cpu *c = cpu->engine;
     struct translator *t = c->t;
 
+    if (t->options.check)
+        check_print(t, stderr);
     if (t->options.stats)
         print_stats(t, stderr);
     t->options.stats = false;
@@ -891,6 +951,8 @@ static void destroy(struct engine *e)
     struct bt_engine *x = e->data;
 
     memory_unlisten(e->memory, &x->listener);
+    if (x->t->options.check)
+        check_print(x->t, stderr);
     if (x->t->options.stats)
         print_stats(x->t, stderr);
     x->t->options.stats = false;
@@ -908,6 +970,10 @@ static enum engine_exit run(struct engine *e, struct cpu *cpu, struct error *err
     current = cpu->engine;
     r = translator_run(cpu);
     current = NULL;
+    if (translator_differs(cpu)) {
+        error_set(err, EIO, "the engine check has found a difference");
+        return ENGINE_ERROR;
+    }
     switch (r) {
     case INTERP_SHUTDOWN: return ENGINE_SHUTDOWN;
     case INTERP_HALTED: return ENGINE_HALTED;

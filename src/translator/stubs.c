@@ -164,6 +164,7 @@ void stubs_make(struct translator *t)
     emit_store(e, CTX(a), RAX, 8);
     emit_store(e, CTX(c), RCX, 8);
     move_guest(e, false, true);
+    move_guest(e, false, false);
     emit_store(e, CTX(host_sp), RSP, 8);
     emit_load(e, RSP, CTX(c_sp), 8);
     call_c(e, bt_fast);
@@ -198,7 +199,6 @@ void stubs_make(struct translator *t)
     RAW("\xff\xe0"); /* jmp rax */
 
     emit_fix(e, none, e->at);
-    move_guest(e, false, false);
     emit_fix(e, none2, e->at);
     skip = jump_if_clear(e, CTX(vec_live));
     vectors(e, t, false);
@@ -272,6 +272,9 @@ void stubs_make(struct translator *t)
     emit_op_mem(e, 0x3b, 8, RCX,
                 (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump)}, false);
     fast = emit_jcc(e, 5);
+    emit_load(e, RAX, (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, 8);
+    RAW("\x48\x85\xc0"); /* test rax,rax: the one target that is no address may come here */
+    none = emit_jcc(e, 4);
     emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
     emit8(e, 0);
     skip = emit_jcc(e, 4);
@@ -279,9 +282,9 @@ void stubs_make(struct translator *t)
     RAW("\x48\x81\xe1");
     emit32(e, 0xfffff000); /* and rcx, -4096 */
     emit_store(e, CTX(page_rip), RCX, 8);
-    emit_op_mem(e, 0xff, 4, 4, /* jmp */
-                (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
+    RAW("\xff\xe0"); /* jmp rax */
     emit_fix(e, fast, e->at);
+    emit_fix(e, none, e->at);
     emit_fix(e, skip, e->at);
     RAW("\x48\x0f\xba\xf9\x3f");
     emit_store(e, CTX(target), RCX, 8);
@@ -305,6 +308,10 @@ void stubs_make(struct translator *t)
     t->stub.no_return = rx_of(t, e->at);
     emit_op_mem(e, 0x8d, 8, RSP, mem_at(RSP, -8), false);
     emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
+    align(e);
+    t->stub.pass = rx_of(t, e->at);
+    emit_load(e, RAX, CTX(a), 8);
+    emit_op_mem(e, 0xff, 4, 4, CTX(c), false); /* jmp */
 
     /* ensure_vec, ensure_x87: called by the code of blocks with flags saved. Keep all but RAX,
      * RCX. */

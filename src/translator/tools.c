@@ -134,6 +134,7 @@ void perf_map_add(struct translator *t, const struct block *b)
 static const char *const counter_names[COUNTERS] = {
     [COUNT_ENTER] = "entries from the run loop",
     [COUNT_FILL] = "TLB misses filled by the short way",
+    [COUNT_BESIDE_CODE] = "stores beside code",
     [COUNT_CHECK_SLOW] = "memory accesses by the long way",
     [COUNT_CHECK_WIDE] = "  of them checks for several accesses",
     [COUNT_INTERP_ONE] = "instructions left to the interpreter",

@@ -28,7 +28,6 @@
 enum { PARSE_MAX = 15 };
 enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
-enum { BASE_RIP = 16, BASE_NONE = 17 }; /* group.base beside the GPRs */
 
 enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
 
@@ -696,6 +695,21 @@ static struct mem segment_base(unsigned segment)
                   offsetof(struct segment, base));
 }
 
+/* The check at site `s` of one write may be passed by C, which works the address out again. */
+static void site_passes(struct xlate *x, uint32_t n, const struct group *g, int64_t disp)
+{
+    struct site *s = &x->t->sites[n];
+
+    s->pass = cache_at(x, x->e.at);
+    s->disp = (int32_t)disp;
+    s->base = g->base;
+    s->index = g->index;
+    s->scale = g->scale;
+    s->segment = g->segment;
+    s->address_size = g->address_size;
+    s->size = (uint8_t)(g->high - g->low + 1);
+}
+
 /* The ordinary address, all its registers in the host's: RAX = last byte and RCX = first byte (when
  * they differ), both plus a page, in as few steps as can be. */
 static bool emit_biased(struct xlate *x, const struct group *g, int64_t offset, int64_t span)
@@ -788,6 +802,8 @@ look_up:
                                  g->access * sizeof(struct tlb_ways) +
                                  offsetof(struct tlb_ways, addend)),
               8);
+    if (alone && g->access == MMU_WRITE && !g->bit_size)
+        site_passes(x, s, g, g->low - delta);
     g->checked = true;
     if (g->slot != NO_SLOT)
         emit_store(e, SLOT_MEM(g->slot), RAX, 8);
@@ -1879,6 +1895,10 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
             *in = (struct bt_insn){.kind = KIND_FALLBACK, .length = 0, .ends = true};
         } else {
             soften(x, in);
+            if (x->t->options.check && check_excludes(in->kind))
+                in->kind = KIND_FALLBACK;
+            if (x->t->options.sabotage)
+                check_sabotage(x->t, in);
             if (in->kind == KIND_FALLBACK)
                 in->ends = interp_ends(x, at, in);
         }
@@ -2014,6 +2034,7 @@ again:
             if (shadow && more)
                 end_shadow(x);
         }
+        x->count = x->i; /* one in the middle may have ended it */
         x->host[x->i] = x->e.at;
         if (more) {
             x->i--;

@@ -17,8 +17,19 @@ struct translator_options {
     const char *log_path; /* guest and host code of every translation; NULL: none */
     bool stats;           /* print counters when the engine ends */
     bool perf_map;        /* write /tmp/perf-PID.map */
-    bool check;           /* lock-step with the interpreter */
+    bool check;           /* lock-step with the interpreter: check.c */
     bool verify;          /* prove each block confined (verify.h), abort where that fails */
+    unsigned sabotage;    /* enum translator_sabotage; tests of the check alone */
+};
+
+/* Which instructions are translated wrongly. */
+enum translator_sabotage {
+    BT_WRONG_NONE,
+    BT_WRONG_ADD,    /* ADD with an immediate: another one */
+    BT_WRONG_STORE,  /* MOV of an immediate to memory */
+    BT_WRONG_JCC,    /* the opposite condition */
+    BT_WRONG_CMP,    /* CMP with an immediate: another one */
+    BT_WRONG_VECTOR, /* PXOR does POR */
 };
 
 /* What the engine needs of the host (the first three) and what it passes on to guests. */
@@ -43,7 +54,9 @@ void translator_options_set(const struct translator_options *o);
 void translator_attach(struct cpu *cpu, const struct translator_options *o);
 void translator_detach(struct cpu *cpu);
 
-/* As interp_run(). */
+/* As interp_run(). INTERP_EVENT also when a check has failed; translator_differs() tells, and the
+ * guest does not go on. */
+bool translator_differs(const struct cpu *cpu);
 enum interp_result translator_run(struct cpu *cpu);
 
 #endif

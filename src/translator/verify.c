@@ -102,6 +102,9 @@ struct state {
     uint8_t pending, pending_access;
     uint16_t pending_span;
     uint32_t pending_linear;
+    uint32_t missed; /* on the way out of a check: its linear address, 0: not there */
+    uint16_t missed_span;
+    uint8_t missed_access;
 };
 
 /* An offset in the block. The first three are of this time through it, the others stay. */
@@ -113,10 +116,11 @@ struct place {
     uint64_t meets; /* registers and cells that differ between the ways here */
 };
 
-/* A fact that a way back to `where` does not bring. */
+/* A fact that a way back to `where` does not bring, or not that the TLB has the entry. */
 struct lost {
     uint32_t where, linear;
     uint8_t access;
+    bool entry_alone;
 };
 
 struct verifier {
@@ -442,6 +446,9 @@ static void meet(struct verifier *v, struct state *s, struct state *o, uint32_t 
     if (s->pending != o->pending || s->pending_linear != o->pending_linear ||
         s->pending_access != o->pending_access || s->pending_span != o->pending_span)
         s->pending = NOTHING;
+    if (s->missed != o->missed || s->missed_span != o->missed_span ||
+        s->missed_access != o->missed_access)
+        s->missed = 0;
 }
 
 /* `o` comes to a place that was followed with `s`: note what it does not bring. */
@@ -462,12 +469,16 @@ static void compare(struct verifier *v, struct state *s, struct state *o, uint32
     for (unsigned i = 0; i < s->facts; i++) {
         const struct fact *g = fact_find(o, s->fact[i].linear, s->fact[i].access);
 
-        if (g && g->span >= s->fact[i].span)
+        bool whole = !g || g->span < s->fact[i].span;
+
+        if (!whole && g->present >= s->fact[i].present)
             continue;
         v->again = true;
         if (v->losts < MAX_LOST)
-            v->lost[v->losts++] = (struct lost){
-                .where = where, .linear = s->fact[i].linear, .access = s->fact[i].access};
+            v->lost[v->losts++] = (struct lost){.where = where,
+                                                .linear = s->fact[i].linear,
+                                                .access = s->fact[i].access,
+                                                .entry_alone = !whole};
         else
             fail(v, "too many ways with different checks");
     }
@@ -481,7 +492,7 @@ static void apply_notes(struct verifier *v, struct state *s, uint32_t where)
     if (!p->back)
         return;
     s->pending = NOTHING;
-    forget_entries(s);
+    s->missed = 0;
     for (unsigned n = 0; n < VALUES_OF_STATE; n++)
         if (p->meets & BIT(n))
             *value_of(s, n) = unknown(v, where, n | BY_MEETING);
@@ -490,7 +501,9 @@ static void apply_notes(struct verifier *v, struct state *s, uint32_t where)
                              ? fact_find(s, v->lost[i].linear, v->lost[i].access)
                              : NULL;
 
-        if (f)
+        if (f && v->lost[i].entry_alone)
+            f->present = false;
+        else if (f)
             *f = s->fact[--s->facts];
     }
 }
@@ -995,6 +1008,19 @@ static void note_compare(struct verifier *v, struct state *s)
     s->pending_span = (uint16_t)span;
 }
 
+/* Segments, control and debug registers. */
+static bool is_of_the_system(ZydisRegister r)
+{
+    switch (ZydisRegisterGetClass(r)) {
+    case ZYDIS_REGCLASS_SEGMENT:
+    case ZYDIS_REGCLASS_CONTROL:
+    case ZYDIS_REGCLASS_DEBUG:
+    case ZYDIS_REGCLASS_TEST:
+    case ZYDIS_REGCLASS_TABLE: return true;
+    default: return false;
+    }
+}
+
 /* An instruction that goes on behind itself and does not touch RSP. */
 static void ordinary(struct verifier *v, struct state *s)
 {
@@ -1032,6 +1058,8 @@ static void ordinary(struct verifier *v, struct state *s)
         if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && gpr_of(o->reg.value) == RSP &&
             o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
             fail(v, "RSP is written");
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && is_of_the_system(o->reg.value))
+            fail(v, "a register of the system");
     }
     if (is_bit_string(v) && to->type == ZYDIS_OPERAND_TYPE_MEMORY &&
         to->mem.segment == ZYDIS_REGISTER_GS)
@@ -1074,6 +1102,58 @@ static bool is_entry(const struct verifier *v, uint32_t at)
     return b && (b->start == at || b->entry_saved == at);
 }
 
+/* The linear address that C works out for a site whose check it may pass. */
+static uint32_t site_address(struct verifier *v, const struct state *s, const struct site *site)
+{
+    unsigned kind = site->address_size == 8 ? 0 : site->address_size == 4 ? LOW32 : LOW16;
+    bool wide = !(v->b->key & (KEY_SIZE16 | KEY_SIZE32));
+    uint32_t r = constant(v, site->disp);
+
+    for (unsigned i = 0; i < 2; i++) {
+        unsigned g = i ? site->index : site->base;
+        uint32_t value = constant(v, 0);
+
+        if (g == BASE_RIP)
+            value = s->cell[CELL_PAGE_RIP];
+        else if (g < GPR_COUNT)
+            value = host_of[g] == NO_REG ? s->cell[CELL_GPR + g] : s->reg[host_of[g]];
+        else if (g != BASE_NONE)
+            return 0;
+        r = sum(v, r, value, i ? site->scale : 1);
+    }
+    if (kind)
+        r = low_bits(v, kind, r);
+    if (site->segment != SEG_NONE) {
+        if (site->segment >= SEG_COUNT)
+            return 0;
+        r = sum(v, r, s->cell[CELL_SEGMENT + site->segment], 1);
+    }
+    return wide ? r : low_bits(v, LOW32, r);
+}
+
+/* C has looked at the page: code goes on with the addend in RAX, for this once. */
+static void pass(struct verifier *v, const struct state *s, const struct site *site)
+{
+    struct state after = *s;
+    int64_t at;
+
+    if (!s->missed || s->missed_access != MMU_WRITE || s->missed_span + 1 != site->size ||
+        !difference(v, s, site_address(v, s, site), s->missed, &at) || at) {
+        fail(v, "the address of a site is not the one that was checked");
+        return;
+    }
+    after.pending = NOTHING;
+    after.pending_linear = s->missed;
+    after.pending_span = s->missed_span;
+    after.pending_access = s->missed_access;
+    forget_entries(&after);
+    fact_add(v, &after); /* the entry is there, with TLB_ASK */
+    after.missed = 0;
+    after.reg[RAX] = symbol(v, ADDEND, s->missed, MMU_WRITE);
+    after.reg[RCX] = unknown(v, v->now, RCX | BY_LEAVING);
+    flow(v, &after, site->pass - v->low);
+}
+
 /* Leaving by a site: where C may let it go on. */
 static void leave(struct verifier *v, const struct state *s)
 {
@@ -1093,6 +1173,9 @@ static void leave(struct verifier *v, const struct state *s)
     site = &v->t->sites[n->constant];
     again.pending = after.pending = NOTHING;
     forget_entries(&again);
+    again.missed = after.missed = 0;
+    if (site->pass)
+        pass(v, s, site);
     if (site->retry) {
         again.reg[RAX] = unknown(v, v->now, RAX | BY_LEAVING);
         again.reg[RCX] = unknown(v, v->now, RCX | BY_LEAVING);
@@ -1143,6 +1226,11 @@ static void branch(struct verifier *v, const struct state *s, uint32_t to, enum 
         struct state inner = *s;
 
         inner.pending = NOTHING;
+        if (v->d.mnemonic == ZYDIS_MNEMONIC_JNZ && s->pending == TAG_COMPARED) {
+            inner.missed = s->pending_linear;
+            inner.missed_span = s->pending_span;
+            inner.missed_access = s->pending_access;
+        }
         if (way == WAY_CALL)
             inner.stack = (int8_t)(inner.stack - 8);
         flow(v, &inner, to - v->low);
@@ -1176,8 +1264,9 @@ static bool control(struct verifier *v, struct state *s)
     case ZYDIS_CATEGORY_COND_BR:
         if (!direct)
             fail(v, "an indirect branch");
-        s->pending = NOTHING;
         branch(v, s, to, WAY_CONDITION);
+        s->pending = NOTHING;
+        s->missed = 0;
         if (d->mnemonic == ZYDIS_MNEMONIC_JNZ && pending == TAG_COMPARED)
             fact_add(v, s);
         if (d->mnemonic == ZYDIS_MNEMONIC_JNZ && pending == RETURN_COMPARED)

@@ -112,10 +112,15 @@ static always_inline bool entry_load(struct cpu *cpu, gpa address, unsigned size
     if (!e.block) {
         if (cached)
             return false;
+        if (cpu->tlb && cpu->tlb->dry)
+            cpu->tlb->dry->device(cpu);
         *entry = cpu_phys_read(cpu, address, size);
         return true;
     }
-    p = e.block->host + e.offset + (address & PAGE_MASK);
+    p = e.block->host + e.offset;
+    if (!cached && cpu->tlb->dry)
+        p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, false, true);
+    p += address & PAGE_MASK;
     *entry = size == 4 ? *(const volatile uint32_t *)p : *(const volatile uint64_t *)p;
     return true;
 }
@@ -139,6 +144,12 @@ static always_inline enum update entry_update(struct cpu *cpu, gpa address, uint
     offset = e.offset + (address & PAGE_MASK);
     if (cached && !ram_write_is_plain(e.block, offset))
         return UPDATE_REFUSED;
+    if (!cached && cpu->tlb->dry) {
+        uint8_t *p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, true, true);
+
+        store_le(p + (address & PAGE_MASK), new, size);
+        return UPDATE_DONE;
+    }
     if (size == 4) {
         uint32_t expected = (uint32_t)old;
 
@@ -239,21 +250,37 @@ static always_inline bool write_allowed(struct ram_block *b, uint64_t offset)
     return ram_write_is_plain(b, offset);
 }
 
-/* Would a write to this address be an access that mmu_fill() may make an entry for? */
-static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access)
+/* Whose walk it is: mmu_walk()'s, mmu_fill()'s, mmu_fill_code()'s. */
+enum walk_for { WALK_ALL, WALK_FILL, WALK_CODE };
+
+/* A page that is written to directly but for the engine's code made from it? */
+static always_inline bool only_code(const struct ram_block *b, uint64_t offset)
+{
+    uint8_t flags = atomic_load_explicit(&b->page_flags[offset >> RAM_PAGE_BITS],
+                                         memory_order_relaxed);
+
+    return flags & RAM_CODE && !(atomic_load_explicit(&b->tracking, memory_order_relaxed) & ~flags);
+}
+
+/* Would a write to this address be an access that mmu_fill() may make an entry for, or one that
+ * mmu_fill_code() is for? */
+static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access,
+                                           const enum walk_for cached)
 {
     struct page e = phys_find(cpu, address, true);
 
-    return e.block && (access != MMU_WRITE ||
-                       (e.writable && !cpu->tlb->write_hook && write_allowed(e.block, e.offset)));
+    if (cached == WALK_CODE)
+        return e.block && e.writable && only_code(e.block, e.offset);
+
+    return e.block && (access != MMU_WRITE || (e.writable && write_allowed(e.block, e.offset)));
 }
 
 /*
- * The walk of mmu_walk() and, with `cached`, of mmu_fill(): then only pages known to tlb->phys are
- * read, nothing is done but what ends in an entry, and whatever else there is gives -EAGAIN.
+ * The walk of mmu_walk() and, with `cached`, of the other two: then only pages known to tlb->phys
+ * are read, nothing is done but what ends in an entry, and whatever else there is gives -EAGAIN.
  */
 static always_inline int walk(struct cpu *cpu, gva linear, enum mmu_mode mode,
-                              enum mmu_access access, bool set_bits, const bool cached,
+                              enum mmu_access access, bool set_bits, const enum walk_for cached,
                               struct mmu_translation *out, uint32_t *pf_error)
 {
     uint64_t a20 = *cpu->a20_mask;
@@ -333,7 +360,7 @@ static always_inline int walk(struct cpu *cpu, gva linear, enum mmu_mode mode,
             target = entry & (f.entry_size == 8 ? PTE_FRAME : UINT64_C(0xfffff000)) & ~(size - 1);
         }
         target = (target | (linear & (size - 1))) & a20;
-        if (cached && !target_is_cached(cpu, target, access))
+        if (cached && !target_is_cached(cpu, target, access, cached))
             return -EAGAIN;
         changed = entry | PTE_A | (access == MMU_WRITE ? PTE_D : 0);
         if (set_bits && changed != entry) {
@@ -366,27 +393,34 @@ not_present:
 int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access, bool set_bits,
              struct mmu_translation *out, uint32_t *pf_error)
 {
-    return walk(cpu, linear, mode, access, set_bits, false, out, pf_error);
+    return walk(cpu, linear, mode, access, set_bits, WALK_ALL, out, pf_error);
 }
 
 /* ---- tables and sets ------------------------------------------------------------------------ */
 
 static const struct tlb_large no_large = {.base = 1};
 
+static struct tlb_table *table_new(void)
+{
+    struct tlb_table *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (t == MAP_FAILED) {
+        fprintf(stderr, "hospes: no address space for a TLB: %s\n", strerror(errno));
+        abort();
+    }
+    for (unsigned access = 0; access < MMU_ACCESSES; access++) {
+        t->ways[access].tag[0] = tlb_empty(0);
+        t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
+    }
+    return t;
+}
+
 static void tables_make(struct cpu *cpu, struct tlb_set *s)
 {
     for (unsigned mode = 0; mode < MMU_MODES; mode++) {
-        struct tlb_table *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
-                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        struct tlb_table *t = table_new();
 
-        if (t == MAP_FAILED) {
-            fprintf(stderr, "hospes: no address space for a TLB: %s\n", strerror(errno));
-            abort();
-        }
-        for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            t->ways[access].tag[0] = tlb_empty(0);
-            t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
-        }
         s->table[mode] = t;
         if (cpu->tlb->table_made)
             cpu->tlb->table_made(cpu, t);
@@ -456,6 +490,13 @@ static void set_drop(struct tlb_set *s, bool global_too)
             s->large[half] = no_large;
 }
 
+/* A dry run may not touch TLBs. */
+static void not_dry(struct cpu *cpu)
+{
+    if (cpu->tlb->dry)
+        cpu->tlb->dry->device(cpu);
+}
+
 static void code_dropped(struct cpu *cpu)
 {
     if (cpu->tlb->code_dropped)
@@ -519,19 +560,33 @@ void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct t
                 table_made(cpu, t->set[n].table[mode]);
 }
 
-void mmu_set_write_hook(struct cpu *cpu, void (*hook)(struct cpu *cpu, const uint8_t *host_page))
+static const struct tlb_table *empty_table;
+
+static void empty_table_make(void)
 {
-    unsigned block;
+    struct tlb_table *t = table_new();
 
-    cpu->tlb->write_hook = hook;
-    for (unsigned n = 0; hook && n < TLB_SETS; n++)
-        for (unsigned mode = 0; mode < MMU_MODES; mode++) {
-            struct tlb_table *t = cpu->tlb->set[n].table[mode];
+    mprotect(t, sizeof(*t), PROT_READ);
+    empty_table = t;
+}
 
-            if (t)
-                FOR_EACH_BLOCK(block, t, MMU_WRITE)
-            block_drop(t, MMU_WRITE, block, true);
-        }
+const struct tlb_table *mmu_empty_table(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, empty_table_make);
+    return empty_table;
+}
+
+/* Accesses find no entry where they look first, so all of them come to mmu_access_page(). */
+void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry)
+{
+    struct tlb *t = cpu->tlb;
+
+    t->dry = dry;
+    for (unsigned mode = 0; mode < MMU_MODES; mode++)
+        t->table[mode] = dry ? (struct tlb_table *)(uintptr_t)mmu_empty_table()
+                             : t->set[t->current].table[mode];
 }
 
 /* ---- dropping ------------------------------------------------------------------------------- */
@@ -542,6 +597,7 @@ void mmu_flush_linear(struct cpu *cpu)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++) {
         set_drop(&t->set[n], true);
         t->set[n].valid = false;
@@ -577,7 +633,7 @@ static bool set_drop_page(struct tlb_set *s, gva linear, bool all)
         bool jumps = t->fetch_replaced;
 
         for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            if (t->ways[access].tag[i] != tlb_tag(linear) ||
+            if ((t->ways[access].tag[i] & ~TLB_ASK) != tlb_tag(linear) ||
                 !(all || t->global[access][i / TLB_BLOCK] & BIT(bit)))
                 continue;
             entry_drop(t, access, i);
@@ -598,6 +654,7 @@ void mmu_flush_page(struct cpu *cpu, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     for (unsigned n = 0; n < TLB_SETS; n++)
         code |= set_drop_page(&t->set[n], linear, n == t->current);
     if (code)
@@ -640,6 +697,7 @@ void mmu_switch(struct cpu *cpu, bool keep)
 
     if (!t)
         return;
+    not_dry(cpu);
     before = t->current;
     n = set_find(t, pcid_now(cpu));
     if (n == TLB_SETS)
@@ -659,6 +717,7 @@ void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear)
 
     if (!t)
         return;
+    not_dry(cpu);
     if (type == 2) {
         mmu_flush_linear(cpu);
         return;
@@ -753,8 +812,7 @@ static always_inline void fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
         return;
     }
     tlb_set(cpu->tlb, mode, MMU_READ, linear, host, t->global);
-    if (e->writable && t->writable && t->dirty && !cpu->tlb->write_hook &&
-        write_allowed(e->block, e->offset))
+    if (e->writable && t->writable && t->dirty && write_allowed(e->block, e->offset))
         tlb_set(cpu->tlb, mode, MMU_WRITE, linear, host, t->global);
 }
 
@@ -776,20 +834,60 @@ __attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mod
     uint32_t error;
 
     if (!linear_is_valid(cpu, linear) ||
-        walk(cpu, linear, mode, access, true, true, &t, &error) < 0)
+        walk(cpu, linear, mode, access, true, WALK_FILL, &t, &error) < 0)
         return false;
     e = phys_find(cpu, t.address, true);
-    if (!e.block || (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE)))
+    if (!e.block ||
+        (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE, WALK_FILL)))
         return false;
     cpu->tlb->misses++;
     fill(cpu, linear, mode, access, &t, &e, e.block->host + e.offset + (t.address & PAGE_MASK));
     return tlb_lookup(cpu, linear, 1, mode, access) != NULL;
 }
 
+__attribute__((flatten)) bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode)
+{
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!linear_is_valid(cpu, linear) ||
+        walk(cpu, linear, mode, MMU_WRITE, true, WALK_CODE, &t, &error) < 0 ||
+        !target_is_cached(cpu, t.address, MMU_WRITE, WALK_CODE))
+        return false;
+    if (t.page_size > 4 * KiB)
+        note_large(cpu->tlb, linear, t.page_size, t.global);
+    e = phys_find(cpu, t.address, true);
+    tlb_set(cpu->tlb, mode, MMU_WRITE, linear, e.block->host + e.offset + (t.address & PAGE_MASK),
+            t.global);
+    cpu->tlb->table[mode]->ways[MMU_WRITE].tag[tlb_index(linear)] |= TLB_ASK;
+    return true;
+}
+
 _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)
 {
     cpu->cr2 = linear;
     cpu_raise_error(cpu, EXC_PF, error);
+}
+
+static uint8_t *dry_access(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    const struct tlb *tlb = cpu->tlb;
+    uint8_t *host = tlb_find(tlb->set[tlb->current].table[mode], linear, 1, access);
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!host) {
+        if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
+            page_fault(cpu, linear, error);
+        e = phys_find(cpu, t.address, false);
+        if (!e.block || (access == MMU_WRITE && !e.writable))
+            tlb->dry->device(cpu);
+        host = e.block->host + e.offset + (t.address & PAGE_MASK);
+    }
+    return tlb->dry->page(cpu, host - (linear & PAGE_MASK), access == MMU_WRITE, false) +
+           (linear & PAGE_MASK);
 }
 
 uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access,
@@ -803,6 +901,8 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
     *block = NULL;
     if (host)
         return host;
+    if (cpu->tlb->dry)
+        return dry_access(cpu, linear, mode, access);
     cpu->tlb->misses++;
     if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
         page_fault(cpu, linear, error);
@@ -817,8 +917,6 @@ uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum m
             *block = e.block;
             *offset = e.offset + (t.address & PAGE_MASK);
         }
-        if (cpu->tlb->write_hook)
-            cpu->tlb->write_hook(cpu, host - (t.address & PAGE_MASK));
     }
     return host;
 }

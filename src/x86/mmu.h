@@ -48,6 +48,8 @@ enum {
     TLB_BLOCKS = TLB_SIZE / TLB_BLOCK,
 };
 
+#define TLB_ASK BIT(63) /* in a tag: mmu_fill_code() */
+
 /* Separate arrays, for an index scaled by 8 needs no shift. */
 struct tlb_ways {
     uint64_t tag[TLB_SIZE]; /* tlb_tag(); empty: tlb_empty() */
@@ -116,8 +118,7 @@ struct tlb {
     /* Fetch entries went, or another set became current: what the engine remembers of linear
      * addresses of code (return stacks) is void, and `table` above may have changed. */
     void (*code_dropped)(struct cpu *cpu);
-    /* mmu_set_write_hook() */
-    void (*write_hook)(struct cpu *cpu, const uint8_t *host_page);
+    const struct mmu_dry *dry; /* mmu_set_dry() */
 };
 
 /* Allocate and free cpu->tlb, empty. Software engines call this before the first access. */
@@ -129,10 +130,22 @@ void mmu_detach(struct cpu *cpu);
 void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct tlb_table *t),
                    void (*code_dropped)(struct cpu *cpu));
 
-/* While set, `hook` is called with the host page before mmu_access_page() returns a pointer for a
- * write, and there are no write entries. NULL: no more. Accessed and dirty bits in page tables are
- * not told of. */
-void mmu_set_write_hook(struct cpu *cpu, void (*hook)(struct cpu *cpu, const uint8_t *host_page));
+/*
+ * A dry run: while set, accesses change nothing that anybody else sees, and reach no device. The
+ * TLB is asked but not filled, page tables (accessed and dirty bits included) and data are what
+ * `page` has in their place, and nobody hears of writes to watched pages. Whoever drops or
+ * switches TLBs is told `device`, too. NULL: no more.
+ */
+struct mmu_dry {
+    /* What stands for a host page of RAM; `write`: it is going to be written. `table`: it is the
+     * walk that asks, not the guest. */
+    uint8_t *(*page)(struct cpu *cpu, uint8_t *host_page, bool write, bool table);
+    /* The access is one to a device, or a write to ROM: it is refused. Does not return. */
+    void (*device)(struct cpu *cpu);
+};
+void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry);
+/* A table without entries, read-only, shared by all. */
+const struct tlb_table *mmu_empty_table(void);
 
 /* Guest data at any alignment: one host access each, which is what makes it atomic as the manual
  * promises for aligned ones. */
@@ -191,6 +204,10 @@ bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access a
 /* The same for those who may call anything: it learns what tlb->phys lacks. Does not raise. */
 bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access);
 
+/* As mmu_fill() for writes, in a page that could have a write entry but for its RAM_CODE: the entry
+ * made has TLB_ASK in its tag, so that no lookup finds it but tlb_find_code(). */
+bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode);
+
 /* What CPU_EVENT_FLUSH asks for: drop everything that was ever cached. Also after SMM came or
  * went, after A20 changed, and after CR3 changed in any way but MOV CR3. */
 void mmu_flush_all(struct cpu *cpu);
@@ -234,6 +251,16 @@ static inline uint8_t *tlb_find(const struct tlb_table *t, gva linear, unsigned 
     if (t->ways[access].tag[i] != tlb_tag(linear + size - 1))
         return NULL;
     return (uint8_t *)(linear + t->ways[access].addend[i]);
+}
+
+/* The same of what mmu_fill_code() made. */
+static inline uint8_t *tlb_find_code(const struct tlb_table *t, gva linear, unsigned size)
+{
+    unsigned i = tlb_index(linear);
+
+    if (t->ways[MMU_WRITE].tag[i] != (tlb_tag(linear + size - 1) | TLB_ASK))
+        return NULL;
+    return (uint8_t *)(linear + t->ways[MMU_WRITE].addend[i]);
 }
 
 static inline uint8_t *tlb_lookup(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode,

@@ -3,16 +3,17 @@
  *
  *     guest-runner ENGINE KERNEL [CPU-MODEL]
  *
- * The machine: 16 MiB of RAM, the CPU as Multiboot leaves it, and ports: 0xe9 prints, 0xf4 ends
- * with a status, 0xb2 makes an SMI, 0xb3 an NMI after that many instructions have passed (at the
- * next look), 0xb4 raises an external interrupt with that vector, 0xb5 makes an SMI when the CPU is
- * halted next, and that interrupt (0: none) when it is after that. The kernel must end by itself
- * within the test's time limit; a HLT that nothing can end, and a triple fault, are failures,
- * unless the kernel announced the triple fault by writing 1 to port 0xf5.
+ * ENGINE `bt-check` is bt in lock-step with interp. The machine: 16 MiB of RAM, the CPU as
+ * Multiboot leaves it, and ports: 0xe9 prints, 0xf4 ends with a status, 0xb2 makes an SMI, 0xb3 an
+ * NMI after that many instructions have passed (at the next look), 0xb4 raises an external
+ * interrupt with that vector, 0xb5 makes an SMI when the CPU is halted next, and that interrupt (0:
+ * none) when it is after that. The kernel must end by itself within the test's time limit; a HLT
+ * that nothing can end, and a triple fault, are failures, unless the kernel announced the triple
+ * fault by writing 1 to port 0xf5.
  */
 #include "engine/engine.h"
-#include "translator/translator.h"
 #include "memory/ram.h"
+#include "translator/translator.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -181,6 +182,7 @@ int main(int argc, char **argv)
     struct engine engine;
     uint32_t entry = 0;
     char reason[200];
+    const char *name;
     int status;
 
     if (argc < 3) {
@@ -188,7 +190,16 @@ int main(int argc, char **argv)
         return 2;
     }
     engine_register(&engine_bt);
-    ops = engine_choose(argv[1], reason, sizeof(reason), &err);
+    name = argv[1];
+    if (!strcmp(name, "bt-check")) {
+        struct translator_options o;
+
+        translator_options_default(&o);
+        o.check = true;
+        translator_options_set(&o);
+        name = "bt";
+    }
+    ops = engine_choose(name, reason, sizeof(reason), &err);
     if (!ops)
         goto fail;
     ops->limits(&limits);

@@ -118,6 +118,7 @@ static void refusals(void **state)
         {"k\n--memory\n99999999999T", "option --memory: size '99999999999T' is too large"},
         {"k\n--memory\n1M", "option --memory: '1M' is not from 2M to 1T"},
         {"k\n--engine\nkvn", "option --engine: 'kvn' is none of auto|kvm|bt|interp|tcg"},
+        {"k\n-e\nkvm\n--engine-check", "--engine-check is for --engine bt, not kvm"},
         {"k\n--machine\nisapc", "option --machine: 'isapc' is none of pc|q35|microvm"},
         {"k\n--serial\nfile:", "option --serial: 'file:' is none of none, stdio, file:PATH"},
         {"k\n--serial\nstdio\n--serial\nstdio", "only one of --serial and --debugcon can be stdio"},

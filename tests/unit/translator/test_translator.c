@@ -7,6 +7,7 @@
  */
 #include "../interp/guest.h"
 
+#include "interp/simd_fault.h"
 #include "memory/ram.h"
 #include "translator/internal.h"
 #include "translator/verify.h"
@@ -75,6 +76,7 @@ static int both(enum guest_mode mode, const char *hex, void (*set)(struct guest 
 {
     int vector = -2;
 
+    simd_fault_arm(); /* cmocka takes signals for each test */
     for (unsigned time = 0; time < 3; time++) {
         struct guest *a = guest_new(mode), *b = bt_guest(mode);
 
@@ -140,10 +142,12 @@ static void misaligned(void **state)
 static void floating_point(void **state)
 {
     /* mov dword [rbx],0x1d80 (ZM clear); ldmxcsr; xorps; divss xmm0,xmm1 */
-    assert_int_equal(both(LONG64, "c703801d0000 0fae13 0f57c9 b83f000000 f30f2ac0 f30f5ec1 f4", in_data),
-                     EXC_XM);
-    /* mov dword [rbx],0x37b (ZM clear); fldcw; fld1; fldz; fdivp; inc ecx; fwait */
-    assert_int_equal(both(LONG64, "c7037b030000 d92b d9e8 d9ee def9 ffc1 9b f4", in_data), EXC_MF);
+    assert_int_equal(
+        both(LONG64, "c703801d0000 0fae13 0f57c9 b83f000000 f30f2ac0 f30f5ec1 f4", in_data),
+        EXC_XM);
+    /* mov dword [rbx],0x37b (ZM clear); fninit; fldcw; fld1; fldz; fdivp; inc ecx; fwait */
+    assert_int_equal(both(LONG64, "dbe3 c7037b030000 d92b d9e8 d9ee def9 ffc1 9b f4", in_data),
+                     EXC_MF);
 }
 
 static void page_faults(void **state)
@@ -440,7 +444,7 @@ static void tools_write_what_they_should(void **state)
     options.perf_map = true;
     g = bt_guest(LONG64);
     t = translator_of(g);
-    guest_code(g, GUEST_CODE, "b903000000 ffc9 75fc 0fa2 4c8b1b e800000000 58 f4");
+    guest_code(g, GUEST_CODE, "b903000000 ffc9 75fc 0f010b 4c8b1b e800000000 58 f4");
     g->cpu->gpr[GPR_RBX] = GUEST_DATA;
     run_to_halt(g);
     blocks = t->block_count - 1;
@@ -458,7 +462,7 @@ static void tools_write_what_they_should(void **state)
     bt_free(g);
     assert_int_equal(count_lines(log, "block "), blocks);
     assert_true(count_lines(log, "  00000000  mov ecx, 0x03") >= 1);
-    assert_true(count_lines(log, "cpuid") >= 1);
+    assert_true(count_lines(log, "sidt") >= 1);
     assert_int_equal(count_lines(map, " guest:ram+"), blocks);
     assert_int_equal(count_lines(map, " stubs"), 1);
     assert_int_equal(count_lines(map, " guest:ram+5000"), 1);
@@ -545,7 +549,7 @@ static void verifier_can_fail(void **state)
     static const struct doctored data[] = {
         {"a check without its branch", "0f85", "660f1f440000"},
         {"a check that is the wrong way round", "0f85", "0f84"},
-        {"a write beyond the range checked", "44895403 08", "44895403 0c"},
+        {"a write beyond the range checked", "44895403 08", "44895403 0d"},
         {"a write before the range checked", "44895403 08", "44895403 07"},
         {"a read beyond the range checked", "448b5c03 0c", "448b5c03 0d"},
         {"a read that is larger", "448b5c03 0c", "4c8b5c03 0c"},
