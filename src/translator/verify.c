@@ -36,7 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TERMS = 5, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 512, MAX_TIMES = 400 };
+enum { TERMS = 5, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 1 << 14, MAX_TIMES = 400 };
 
 struct term {
     uint32_t symbol;
@@ -114,11 +114,12 @@ struct place {
     bool done;
     bool back;      /* a way back leads here */
     uint64_t meets; /* registers and cells that differ between the ways here */
+    uint32_t lost;  /* 0: none */
 };
 
-/* A fact that a way back to `where` does not bring, or not that the TLB has the entry. */
+/* A fact that a way back to a place does not bring, or not that the TLB has the entry. */
 struct lost {
-    uint32_t where, linear;
+    uint32_t linear, next; /* of the same place */
     uint8_t access;
     bool entry_alone;
 };
@@ -129,8 +130,8 @@ struct verifier {
     const uint8_t *code; /* of the block */
     uint32_t low, size;  /* in the cache */
     struct place *place; /* each byte */
-    struct lost lost[MAX_LOST];
-    unsigned losts;
+    struct lost *lost;
+    uint32_t losts;
     bool again;    /* something was noted */
     uint32_t next; /* nothing to be done below */
     struct value *value;
@@ -474,13 +475,15 @@ static void compare(struct verifier *v, struct state *s, struct state *o, uint32
         if (!whole && g->present >= s->fact[i].present)
             continue;
         v->again = true;
-        if (v->losts < MAX_LOST)
-            v->lost[v->losts++] = (struct lost){.where = where,
-                                                .linear = s->fact[i].linear,
-                                                .access = s->fact[i].access,
-                                                .entry_alone = !whole};
-        else
+        if (v->losts < MAX_LOST) {
+            v->lost[v->losts] = (struct lost){.linear = s->fact[i].linear,
+                                              .access = s->fact[i].access,
+                                              .next = p->lost,
+                                              .entry_alone = !whole};
+            p->lost = v->losts++;
+        } else {
             fail(v, "too many ways with different checks");
+        }
     }
 }
 
@@ -496,10 +499,8 @@ static void apply_notes(struct verifier *v, struct state *s, uint32_t where)
     for (unsigned n = 0; n < VALUES_OF_STATE; n++)
         if (p->meets & BIT(n))
             *value_of(s, n) = unknown(v, where, n | BY_MEETING);
-    for (unsigned i = 0; i < v->losts; i++) {
-        struct fact *f = v->lost[i].where == where
-                             ? fact_find(s, v->lost[i].linear, v->lost[i].access)
-                             : NULL;
+    for (uint32_t i = p->lost; i; i = v->lost[i].next) {
+        struct fact *f = fact_find(s, v->lost[i].linear, v->lost[i].access);
 
         if (f && v->lost[i].entry_alone)
             f->present = false;
@@ -1384,7 +1385,8 @@ bool verify_block(struct translator *t, const struct block *b, char *why, size_t
     v.value_hash = xcalloc(VALUE_HASH, sizeof(*v.value_hash));
     v.symbol = xcalloc(SYMBOL_HASH / 2, sizeof(*v.symbol));
     v.symbol_hash = xcalloc(SYMBOL_HASH, sizeof(*v.symbol_hash));
-    v.values = 1; /* 0: none */
+    v.lost = xcalloc(MAX_LOST, sizeof(*v.lost));
+    v.values = v.losts = 1; /* 0: none */
     v.symbols = 1;
     ZydisDecoderInit(&v.decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     snprintf(why, size, "%s", "");
@@ -1398,6 +1400,7 @@ bool verify_block(struct translator *t, const struct block *b, char *why, size_t
     for (uint32_t i = 0; i < v.size; i++)
         free(v.place[i].state);
     free(v.place);
+    free(v.lost);
     free(v.value);
     free(v.value_hash);
     free(v.symbol);
