@@ -121,7 +121,7 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
 
     flags_out(cpu, x);
     if (!atomic_load_explicit(&x->poll, memory_order_relaxed) || *table_key(area) != key ||
-        j->rip != (cpu->rip ^ BIT(63))) {
+        j->rip != cpu->rip) {
         x->done = 1;
         return 0;
     }

@@ -194,6 +194,7 @@ struct bt_stubs {
     void (*enter)(struct cpu *cpu, const void *code);
     const uint8_t *leave_hw, *leave_saved; /* context.site is set */
     const uint8_t *leave_fast;             /* the same for SITE_FAST, with all registers saved */
+    const uint8_t *indirect_miss;          /* RCX: target, which has no jump entry; flags saved */
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
@@ -352,6 +353,12 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
 /* ---- stubs.c -------------------------------------------------------------------------------- */
 
 void stubs_make(struct translator *t);
+uint8_t *emit_jump_look_up(struct emitter *e, uint8_t **polled);
+
+static inline struct mem mem_jump(unsigned at)
+{
+    return (struct mem){RAX, NO_REG, 1, true, (int32_t)(offsetof(struct tlb_table, jump) + at)};
+}
 
 /* ---- run.c ---------------------------------------------------------------------------------- */
 

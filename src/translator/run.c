@@ -87,10 +87,8 @@ static void jumps_drop(struct bt_cpu *c)
         for (unsigned m = 0; m < MMU_MODES; m++) {
             struct tlb_table *table = c->cpu->tlb->set[s].table[m];
 
-            if (table && table->jumps_used) {
-                memset(table->jump, 0, sizeof(table->jump));
-                table->jumps_used = false;
-            }
+            if (table && table->jumps_used)
+                tlb_jumps_clear(table);
         }
     c->count[COUNT_FLUSH_JUMPS]++;
 }
@@ -327,7 +325,7 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
     block_jump(b, rip);
-    j->rip = rip ^ BIT(63);
+    j->rip = rip;
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
     atomic_thread_fence(memory_order_seq_cst);
@@ -338,10 +336,8 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
 /* The jump entries of a table are for one key. */
 static void key_switch(struct bt_cpu *c, struct tlb_table *table, uint32_t key)
 {
-    if (table->jumps_used) {
-        memset(table->jump, 0, sizeof(table->jump));
-        table->jumps_used = false;
-    }
+    if (table->jumps_used)
+        tlb_jumps_clear(table);
     *table_key(table) = key;
     stacks_reset(c);
 }

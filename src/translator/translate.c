@@ -58,9 +58,10 @@ struct cold {
     bool saved;
     uint8_t *back; /* COLD_CALL: the continuation */
     unsigned insn;
+    uint8_t repeat; /* flags are neither here nor there: xlate.repeat */
     int64_t target; /* COLD_CROSS */
 };
-enum { COLD_CROSS = 100, COLD_CALL };
+enum { COLD_CROSS = 100, COLD_CALL, COLD_INDIRECT, COLD_RET };
 
 struct xlate {
     struct emitter e;
@@ -85,6 +86,9 @@ struct xlate {
     unsigned i;    /* instruction under way */
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
+    uint8_t
+        repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
+    uint16_t repeat_regs;
     bool vec, x87; /* ensured */
     bool sti;      /* the instruction behind STI is next */
     bool failed;
@@ -131,32 +135,154 @@ static struct cold *cold_new(struct xlate *x, unsigned kind, uint8_t *from)
         x->colds++;
     else
         x->failed = true;
-    *c = (struct cold){.kind = (uint8_t)kind, .from = from, .insn = x->i};
+    *c = (struct cold){
+        .kind = (uint8_t)kind, .from = from, .insn = x->i, .repeat = x->flags ? 0 : x->repeat};
     return c;
+}
+
+/*
+ * Flags that need not be kept, because the instruction that made them can be executed once more:
+ * CMP and TEST of registers that still have their values; AND, OR and XOR by a TEST of their
+ * result. Only ways out of the code need them then, and do that on the way.
+ */
+static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
+{
+    bool group = in->opcode == 0x80 || in->opcode == 0x81 || in->opcode == 0x83;
+    bool test_imm = (in->opcode == 0xf6 || in->opcode == 0xf7) && in->reg < 2;
+    unsigned op = group ? in->reg * 8u : in->opcode, low = in->opcode & 7;
+
+    if (in->kind != KIND_COPY || in->unit != UNIT_INTEGER || in->encoding != ENC_LEGACY ||
+        in->map || in->rm_kind != RM_REG || !in->rm_gpr || in->rm_high || in->reg_high ||
+        in->opcode_reg || in->may_fault || in->implicit_read || in->implicit_write ||
+        host_of[in->rm] == NO_REG || (in->reg_gpr && host_of[in->reg] == NO_REG))
+        return false;
+    *by_test = false;
+    *regs = (uint16_t)(BIT(in->rm) | (in->reg_gpr ? BIT(in->reg) : 0));
+    if (test_imm || in->opcode == 0x84 || in->opcode == 0x85)
+        return true;
+    if (!group && (low > 3 || op >= 0x40))
+        return false;
+    switch (op & 0x38) {
+    case 0x38: return true;
+    case 0x08:
+    case 0x20:
+    case 0x30:
+        *by_test = true;
+        *regs = (uint16_t)BIT(group || low < 2 ? in->rm : in->reg);
+        return true;
+    default: return false;
+    }
+}
+
+static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg, unsigned rm,
+                         const struct mem *m, unsigned vvvv);
+
+/* EFLAGS as instruction n made them. */
+static void repeat(struct xlate *x, unsigned n)
+{
+    const struct bt_insn *in = &x->insn[n];
+    uint16_t regs;
+    bool by_test;
+
+    if (!repeatable(in, &regs, &by_test))
+        x->failed = true;
+    if (by_test) {
+        unsigned reg = host_of[__builtin_ctz(regs)];
+
+        emit_op_reg(&x->e, in->operand_size == 1 ? 0x84 : 0x85, in->operand_size, reg, reg);
+    } else {
+        emit_encoded(x, in, in->reg_gpr ? host_of[in->reg] : in->reg, host_of[in->rm], NULL, 0);
+    }
+}
+
+static uint16_t written(const struct bt_insn *in)
+{
+    uint16_t mask = in->implicit_write;
+
+    switch (in->kind) {
+    case KIND_COPY:
+        if (in->reg_gpr && in->reg_write)
+            mask |= (uint16_t)BIT(in->reg);
+        if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+            mask |= (uint16_t)BIT(in->rm);
+        if (in->vvvv_gpr && in->vvvv_write)
+            mask |= (uint16_t)BIT(in->vvvv);
+        return mask;
+    case KIND_PUSH: return BIT(GPR_RSP);
+    case KIND_POP: return (uint16_t)(BIT(GPR_RSP) | BIT(in->rm));
+    case KIND_LEAVE: return BIT(GPR_RSP) | BIT(GPR_RBP);
+    case KIND_JCC:
+    case KIND_NOP: return 0;
+    default: return UINT16_MAX;
+    }
+}
+
+/* Will nobody but ways out ask for the flags, from instruction i on, until they are set anew? */
+static bool can_do_without(const struct xlate *x)
+{
+    if (!x->repeat)
+        return false;
+    for (unsigned i = x->i; i < x->count; i++) {
+        const struct bt_insn *in = &x->insn[i];
+
+        switch (in->kind) {
+        case KIND_COPY:
+            if (in->flags_read || in->may_fault || in->unit == UNIT_X87 ||
+                (in->flags_changed && in->flags_set != RFLAGS_STATUS))
+                return false;
+            if (in->flags_set == RFLAGS_STATUS)
+                return true;
+            break;
+        case KIND_NOP:
+        case KIND_PUSH:
+        case KIND_POP:
+        case KIND_LEAVE: break;
+        default: return false;
+        }
+        if (written(in) & x->repeat_regs)
+            return false;
+    }
+    return false;
+}
+
+static void need_hw(struct xlate *x)
+{
+    if (x->flags & FLAGS_HW)
+        return;
+    if (x->flags & FLAGS_SAVED) {
+        emit_restore_flags(&x->e, CTX(flags));
+        x->rax = NO_GROUP;
+    } else {
+        repeat(x, x->repeat - 1u);
+    }
+    x->flags |= FLAGS_HW;
 }
 
 static void need_saved(struct xlate *x)
 {
     if (!(x->flags & FLAGS_SAVED)) {
+        need_hw(x);
         emit_save_flags(&x->e, CTX(flags));
         x->rax = NO_GROUP;
     }
     x->flags |= FLAGS_SAVED;
 }
 
+/* Here or there, but not nowhere. */
+static void need_any(struct xlate *x)
+{
+    if (!x->flags)
+        need_hw(x);
+}
+
 /* EFLAGS are about to be clobbered. */
 static void clobber_flags(struct xlate *x)
 {
-    need_saved(x);
-    x->flags = FLAGS_SAVED;
-}
-
-static void need_hw(struct xlate *x)
-{
-    if (!(x->flags & FLAGS_HW)) {
-        emit_restore_flags(&x->e, CTX(flags));
-        x->rax = NO_GROUP;
-        x->flags |= FLAGS_HW;
+    if (x->flags & FLAGS_SAVED || !can_do_without(x)) {
+        need_saved(x);
+        x->flags = FLAGS_SAVED;
+    } else {
+        x->flags = 0;
     }
 }
 
@@ -343,6 +469,19 @@ static void emit_colds(struct xlate *x)
             emit_site(x, c->site, true);
             break;
         }
+        case COLD_RET:
+            emit_store_imm32(e, CTX(indirect_site), c->site);
+            emit_jmp_to(e, stub(x, x->t->stub.ret_miss));
+            break;
+        case COLD_INDIRECT:
+            emit_fix(e, c->from + c->target, e->at);
+            if (c->back) {
+                emit_bytes(e, "\xe8\x05\x00\x00\x00", 5); /* call over the jump */
+                emit_jmp_to(e, c->back);
+            }
+            emit_store_imm32(e, CTX(indirect_site), c->site);
+            emit_jmp_to(e, stub(x, x->t->stub.indirect_miss));
+            break;
         case COLD_CROSS:
             x->flags = c->saved ? FLAGS_SAVED : FLAGS_HW;
             x->rax = NO_GROUP;
@@ -351,7 +490,9 @@ static void emit_colds(struct xlate *x)
         default:
             if (c->target) /* check_next_page()'s other miss */
                 emit_fix(e, c->from + c->target, e->at);
-            emit_site(x, c->site, c->saved);
+            if (c->repeat)
+                repeat(x, c->repeat - 1u);
+            emit_site(x, c->site, c->saved && !c->repeat);
             break;
         }
     }
@@ -1169,6 +1310,11 @@ static void emit_copy(struct xlate *x)
             emit_op_mem(e, 0x8d, size, to, l, false);
             return;
         }
+        if (in->rip && in->operand_size == 8 && in->address_size == 8 && to != RCX) {
+            emit_load(e, to, CTX(page_rip), 8);
+            emit_op_mem(e, 0x8d, 8, to, mem_at((uint8_t)to, (int32_t)disp), false);
+            return;
+        }
         emit_offset(x, &g, disp);
         if (in->operand_size == 2) {
             if (host_of[in->reg] == NO_REG)
@@ -1418,20 +1564,34 @@ static void indirect_target(struct xlate *x)
         emit_mov(&x->e, RCX, host_of[in->rm], size);
 }
 
-static void note_indirect(struct xlate *x, unsigned drop)
+/* For a branch that turns out to go nowhere: whose #GP it is. */
+static uint32_t indirect_site(struct xlate *x, unsigned drop)
 {
     uint32_t s = site_new(x, SITE_INDIRECT, x->at[x->i]);
 
     x->t->sites[s].link = drop; /* what RSP moved by */
-    emit_store_imm32(&x->e, CTX(indirect_site), s);
+    return s;
+}
+
+/* The branch to RCX itself, flags saved. */
+static void emit_indirect(struct xlate *x, uint32_t site, bool call)
+{
+    struct emitter *e = &x->e;
+    uint8_t *polled, *miss = emit_jump_look_up(e, &polled);
+    struct cold *c;
+
+    emit_op_mem(e, 0xff, 4, call ? 2 : 4, mem_jump(8), false);
+    c = cold_new(x, COLD_INDIRECT, miss);
+    c->target = polled - miss;
+    c->site = site;
+    c->back = call ? e->at : NULL;
 }
 
 static void emit_jmp_indirect(struct xlate *x)
 {
     indirect_target(x);
-    need_saved(x);
-    note_indirect(x, 0);
-    emit_jmp_to(&x->e, stub(x, x->t->stub.indirect));
+    clobber_flags(x);
+    emit_indirect(x, indirect_site(x, 0), false);
 }
 
 static void emit_call_indirect(struct xlate *x)
@@ -1444,8 +1604,7 @@ static void emit_call_indirect(struct xlate *x)
     emit_store(e, CTX(value), RCX, 8);
     push_return(x, next);
     emit_load(e, RCX, CTX(value), 8);
-    note_indirect(x, (unsigned)-stack_bytes(x));
-    emit_fix(e, emit_call(e), stub(x, x->t->stub.indirect));
+    emit_indirect(x, indirect_site(x, (unsigned)-stack_bytes(x)), true);
     continuation(x, next);
 }
 
@@ -1456,13 +1615,14 @@ static void emit_ret(struct xlate *x)
     int64_t drop = size + (in->has_imm ? in->imm & 0xffff : 0);
     struct emitter *e = &x->e;
     struct mem m = access_operand(x, 1, 0, false);
+    struct cold *c;
 
     emit_load(e, RCX, m, size);
     clobber_flags(x);
     move_stack(x, drop);
-    note_indirect(x, (unsigned)drop);
     emit_op_mem(e, 0x3b, 8, RCX, mem_at(RSP, 8), false);
-    emit_fix(e, emit_jcc(e, 5), stub(x, x->t->stub.ret_miss));
+    c = cold_new(x, COLD_RET, emit_jcc(e, 5));
+    c->site = indirect_site(x, (unsigned)drop);
     emit8(e, 0xc3);
 }
 
@@ -1967,6 +2127,22 @@ static void check_next_page(struct xlate *x)
     x->rax = NO_GROUP;
 }
 
+/* Behind instruction i. */
+static void note_repeatable(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    bool by_test;
+
+    if (in->kind == KIND_COPY && in->flags_set == RFLAGS_STATUS && x->flags == FLAGS_HW &&
+        repeatable(in, &x->repeat_regs, &by_test)) {
+        x->repeat = (uint8_t)(x->i + 1);
+    } else if ((in->kind == KIND_COPY && in->flags_changed) || written(in) & x->repeat_regs) {
+        if (!x->flags)
+            x->failed = true; /* can_do_without() knows better */
+        x->repeat = 0;
+    }
+}
+
 struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, unsigned offset,
                         uint32_t key, uint32_t page2)
 {
@@ -2007,6 +2183,7 @@ again:
     x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
     x->groups = x->colds = 0;
     x->failed = x->vec = x->x87 = x->sti = false;
+    x->repeat = 0;
     x->rax = NO_GROUP;
     parse_all(x, offset, max);
     plan(x);
@@ -2031,12 +2208,15 @@ again:
             x->host[x->i] = x->e.at;
             shadow = x->sti;
             more = emit_insn(x);
+            note_repeatable(x);
             if (shadow && more)
                 end_shadow(x);
         }
         x->count = x->i; /* one in the middle may have ended it */
         x->host[x->i] = x->e.at;
         if (more) {
+            need_any(x);
+            x->repeat = 0; /* what comes next is not known */
             x->i--;
             branch_to_offset(x, x->at[x->count]);
         }

@@ -61,6 +61,8 @@ enum symbol_kind {
     BYTES,     /* a: value >> 3, with its sign */
     WORDS,     /* a: BYTES of a value cut to a multiple of b */
     AREA,      /* a: a GS area that C has prepared */
+    MASKED,    /* a: of an unknown value; less than TLB_JUMPS */
+    JUMP,      /* a: MASKED value; 16 times that */
 };
 
 enum origin { BY_INSTRUCTION, BY_MEETING = 1 << 8, BY_LEAVING = 2 << 8, BY_FORGETTING = 3 << 8 };
@@ -90,7 +92,7 @@ enum { /* cells of the GS area */
        CELLS,
 };
 
-enum pending { NOTHING, TAG_COMPARED, RETURN_COMPARED, RETURN_PROVED };
+enum pending { NOTHING, TAG_COMPARED, RETURN_COMPARED, RETURN_PROVED, JUMP_COMPARED };
 
 struct state {
     uint32_t reg[16]; /* values; RSP's is not used */
@@ -102,6 +104,7 @@ struct state {
     uint8_t pending, pending_access;
     uint16_t pending_span;
     uint32_t pending_linear;
+    uint32_t jump;   /* the value of the index whose jump entry was found to be the target's */
     uint32_t missed; /* on the way out of a check: its linear address, 0: not there */
     uint16_t missed_span;
     uint8_t missed_access;
@@ -311,6 +314,8 @@ static uint32_t low_bits(struct verifier *v, unsigned kind, uint32_t value)
 
     if (!value)
         return 0;
+    if (kind == LOW32 && only(v, value) && only(v, value)->kind == LOW16)
+        return value;
     if (!x.terms)
         return constant(v, (int64_t)((uint64_t)x.constant & (BIT(bits) - 1)));
     for (unsigned i = 0; i < x.terms; i++) {
@@ -383,6 +388,7 @@ static void forget_all(struct verifier *v, struct state *s, uint32_t where)
         s->cell[c] = unknown(v, where, (16 + c) | BY_LEAVING);
     s->facts = 0;
     s->pending = NOTHING;
+    s->jump = 0;
 }
 
 static void forget_entries(struct state *s)
@@ -450,6 +456,8 @@ static void meet(struct verifier *v, struct state *s, struct state *o, uint32_t 
     if (s->missed != o->missed || s->missed_span != o->missed_span ||
         s->missed_access != o->missed_access)
         s->missed = 0;
+    if (s->jump != o->jump)
+        s->jump = 0;
 }
 
 /* `o` comes to a place that was followed with `s`: note what it does not bring. */
@@ -495,7 +503,7 @@ static void apply_notes(struct verifier *v, struct state *s, uint32_t where)
     if (!p->back)
         return;
     s->pending = NOTHING;
-    s->missed = 0;
+    s->missed = s->jump = 0;
     for (unsigned n = 0; n < VALUES_OF_STATE; n++)
         if (p->meets & BIT(n))
             *value_of(s, n) = unknown(v, where, n | BY_MEETING);
@@ -826,7 +834,11 @@ static void memory_operand(struct verifier *v, const struct state *s, const Zydi
     switch (m->segment) {
     case ZYDIS_REGISTER_GS:
         if (m->base != ZYDIS_REGISTER_NONE) {
-            fail(v, "the GS area by a base register");
+            const struct symbol *i = gpr_of(m->base) >= 0 ? only(v, s->reg[gpr_of(m->base)]) : NULL;
+
+            if (!i || i->kind != JUMP || m->index != ZYDIS_REGISTER_NONE || write || size != 8 ||
+                m->disp.value != (int64_t)offsetof(struct tlb_table, jump))
+                fail(v, "the GS area by a base register");
         } else if (m->index == ZYDIS_REGISTER_NONE) {
             if (write ? !head_writable(m->disp.value, size) : !head_readable(m->disp.value, size))
                 fail(v, "not a place of the GS area that may be accessed so");
@@ -931,7 +943,18 @@ static uint32_t result(struct verifier *v, const struct state *s)
             from->imm.value.u == 3 && to->type == ZYDIS_OPERAND_TYPE_REGISTER)
             r = symbol(v, BYTES, s->reg[gpr_of(to->reg.value)], 0);
         break;
+    case ZYDIS_MNEMONIC_SHL:
+        page = to->type == ZYDIS_OPERAND_TYPE_REGISTER && to->size == 32
+                   ? only(v, s->reg[gpr_of(to->reg.value)])
+                   : NULL;
+        if (page && page->kind == MASKED && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+            from->imm.value.u == 4)
+            return symbol(v, JUMP, s->reg[gpr_of(to->reg.value)], 0);
+        break;
     case ZYDIS_MNEMONIC_AND:
+        if (to->size == 32 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
+            from->imm.value.u == TLB_JUMPS - 1)
+            return symbol(v, MASKED, unknown(v, v->now, RAX), 0);
         if (to->size == 64 && from->type == ZYDIS_OPERAND_TYPE_IMMEDIATE &&
             (from->imm.value.s == -4 || from->imm.value.s == -8) &&
             to->type == ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -990,6 +1013,11 @@ static void note_compare(struct verifier *v, struct state *s)
     if (b->mem.base == ZYDIS_REGISTER_RSP) {
         if (a->reg.value == ZYDIS_REGISTER_RCX)
             s->pending = RETURN_COMPARED;
+        return;
+    }
+    if (b->mem.segment == ZYDIS_REGISTER_GS && gpr_of(b->mem.base) >= 0) {
+        s->pending = JUMP_COMPARED;
+        s->pending_linear = s->reg[gpr_of(b->mem.base)];
         return;
     }
     if (b->mem.segment != ZYDIS_REGISTER_GS || gpr_of(b->mem.index) < 0 ||
@@ -1068,6 +1096,7 @@ static void ordinary(struct verifier *v, struct state *s)
     if (v->failed)
         return;
     s->pending = NOTHING;
+    s->pending_linear = s->pending_access = s->pending_span = 0;
     if (v->d.mnemonic == ZYDIS_MNEMONIC_CMP)
         note_compare(v, s);
     if (v->d.mnemonic == ZYDIS_MNEMONIC_XCHG && v->op[1].size == 64 &&
@@ -1242,10 +1271,26 @@ static void branch(struct verifier *v, const struct state *s, uint32_t to, enum 
         leave(v, s);
         return;
     }
-    if (s->stack != frame)
+    if (s->stack != frame && !(rx == stub->indirect_miss && s->stack == -16))
         fail(v, "leaves with the stack of paired calls at %d", s->stack);
-    else if (rx == stub->ret_miss ? way != WAY_CONDITION : rx != stub->indirect && !is_entry(v, to))
+    else if (rx == stub->ret_miss || rx == stub->indirect_miss
+                 ? way == WAY_CALL
+                 : rx != stub->indirect && !is_entry(v, to))
         fail(v, "goes to %#x, which is no place to go to", to);
+}
+
+/* JMP and CALL to where the jump entry says. */
+static void by_jump_entry(struct verifier *v, struct state *s, enum way way)
+{
+    const ZydisDecodedOperand *o = &v->op[0];
+    int8_t frame = way == WAY_CALL ? -8 : 0;
+
+    if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.segment != ZYDIS_REGISTER_GS ||
+        gpr_of(o->mem.base) < 0 || o->mem.index != ZYDIS_REGISTER_NONE || o->size != 64 ||
+        o->mem.disp.value != (int64_t)offsetof(struct tlb_table, jump) + 8 || !s->jump ||
+        s->reg[gpr_of(o->mem.base)] != s->jump || s->stack != frame ||
+        v->d.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        fail(v, "an indirect branch");
 }
 
 static bool falls_through(const ZydisDecodedInstruction *d)
@@ -1270,22 +1315,24 @@ static bool control(struct verifier *v, struct state *s)
         s->missed = 0;
         if (d->mnemonic == ZYDIS_MNEMONIC_JNZ && pending == TAG_COMPARED)
             fact_add(v, s);
+        if (d->mnemonic == ZYDIS_MNEMONIC_JNZ && pending == JUMP_COMPARED)
+            s->jump = s->pending_linear;
         if (d->mnemonic == ZYDIS_MNEMONIC_JNZ && pending == RETURN_COMPARED)
             s->pending = RETURN_PROVED;
         return true;
     case ZYDIS_CATEGORY_UNCOND_BR:
-        if (!direct || d->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-            fail(v, "an indirect branch");
-        else
+        if (direct)
             branch(v, s, to, WAY_JUMP);
+        else
+            by_jump_entry(v, s, WAY_JUMP);
         return true;
     case ZYDIS_CATEGORY_CALL:
-        if (!direct || d->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
-            fail(v, "an indirect call");
-            return true;
-        }
-        branch(v, s, to, WAY_CALL);
-        if (v->t->rx + to == v->t->stub.ensure_vec || v->t->rx + to == v->t->stub.ensure_x87) {
+        if (direct)
+            branch(v, s, to, WAY_CALL);
+        else
+            by_jump_entry(v, s, WAY_CALL);
+        if (direct &&
+            (v->t->rx + to == v->t->stub.ensure_vec || v->t->rx + to == v->t->stub.ensure_x87)) {
             s->pending = NOTHING;
             s->reg[RAX] = unknown(v, v->now, RAX | BY_LEAVING);
             s->reg[RCX] = unknown(v, v->now, RCX | BY_LEAVING);
