@@ -25,12 +25,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
 enum { MANY_FAILURES = 8, COLD_STRETCH = 64, TICK_TSC = 100000 };
-#define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* not canonical: rarely asked for */
 
 static struct translator_options options_now;
 static bool options_are_set;
@@ -731,18 +731,23 @@ static void table_made(struct cpu *cpu, struct tlb_table *table)
     }
 }
 
-/* The lowest frames are there from the start; a return never goes below them. */
+/* The lowest frames are there from the start; a return never goes below them. Their guest address
+ * is not canonical, and secret: a guest can return to any number, but not find this one. */
 static uint8_t *stack_new(const struct translator *t)
 {
+    uint64_t nowhere;
     uint8_t *p = mmap(NULL, STACK_SIZE + 2 * STACK_GUARD, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (p == MAP_FAILED || mprotect(p + STACK_GUARD, STACK_SIZE, PROT_READ | PROT_WRITE) < 0)
         abort();
+    if (getrandom(&nowhere, sizeof(nowhere), 0) != sizeof(nowhere))
+        abort();
+    nowhere = (nowhere >> 2) | BIT(63);
     p += STACK_GUARD;
     for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16) {
         memcpy(p + at, &t->stub.no_return, 8);
-        memcpy(p + at + 8, &(uint64_t){NO_RETURN_ADDRESS}, 8);
+        memcpy(p + at + 8, &nowhere, 8);
     }
     return p;
 }
