@@ -403,12 +403,12 @@ static void jumps_clear(struct tlb_table *table, uint64_t rip, const void *code)
         struct tlb_jump *j = jump_of(table, rip ^ BIT(63));
 
         if (__atomic_load_n(&j->code, __ATOMIC_RELAXED) == code)
-            __atomic_store_n(&j->rip, TLB_NO_RIP, __ATOMIC_RELAXED);
+            __atomic_store_n(&j->rip, tlb_no_rip((unsigned)(j - table->jump)), __ATOMIC_RELAXED);
         return;
     }
     for (unsigned i = 0; i < TLB_JUMPS; i++)
         if (__atomic_load_n(&table->jump[i].code, __ATOMIC_RELAXED) == code)
-            __atomic_store_n(&table->jump[i].rip, TLB_NO_RIP, __ATOMIC_RELAXED);
+            __atomic_store_n(&table->jump[i].rip, tlb_no_rip(i), __ATOMIC_RELAXED);
 }
 
 void block_forget(struct translator *t, struct block *b)

@@ -114,6 +114,12 @@ struct site {
     uint32_t resume; /* behind the instruction; 0: cannot resume there */
     uint32_t link;
     uint8_t kind, access, length, helper;
+    /* CHECK and INTERP with `resume`: what the instruction does to general registers, which code
+     * behind it relies on. The interpreter may have found other bytes there, if another vCPU writes
+     * code. */
+    bool known;      /* false: nothing is relied on */
+    uint16_t writes; /* bit n: GPR n may change, whatever to */
+    int8_t stack;    /* RSP moves by this, if it is not one of those */
     /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
     uint32_t pass;
     int32_t disp;
@@ -206,8 +212,8 @@ struct bt_stubs {
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
-    const uint8_t *pass; /* with RAX = context.a to context.c */
-    const uint8_t *push_fault;
+    const uint8_t *no_return; /* the host's return address of frames that nobody pushed */
+    const uint8_t *pass;      /* with RAX = context.a to context.c */
 };
 
 struct translator {
@@ -461,12 +467,18 @@ void fault_thread(struct bt_cpu *c); /* on each thread that runs translated code
 
 /* ---- tools.c -------------------------------------------------------------------------------- */
 
-void tools_open(struct translator *t);
+/* Opens the files that were asked for. */
+int tools_open(struct translator *t, struct error *err);
 void tools_close(struct translator *t);
 /* `host` and `at`: where each instruction is, `count` + 1 of them. */
 void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
                const uint16_t *at, unsigned count);
 void print_stats(struct translator *t, void *file);
+/* Aborts the process, with the block's code on standard error, where verify_block() fails. */
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count);
+/* Each when there is a map. */
+void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);
 
 static inline uint8_t *cache_rw(struct translator *t, uint32_t at)

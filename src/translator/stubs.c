@@ -312,6 +312,11 @@ void stubs_make(struct translator *t)
     }
     emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
 
+    /* no_return: a guest returned to the address that stands in the lowest frames. */
+    align(e);
+    t->stub.no_return = rx_of(t, e->at);
+    emit_op_mem(e, 0x8d, 8, RSP, mem_at(RSP, -8), false);
+    emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
     align(e);
     t->stub.pass = rx_of(t, e->at);
     emit_load(e, RAX, CTX(a), 8);

@@ -5,6 +5,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "translator/verify.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>
@@ -12,24 +13,24 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-void tools_open(struct translator *t)
+int tools_open(struct translator *t, struct error *err)
 {
     char path[64];
 
     if (t->options.log_path) {
-        t->log = fopen(t->options.log_path, "w");
+        t->log = fopen(t->options.log_path, "we");
         if (!t->log)
-            log_warn("%s: cannot write the translator's log: %s", t->options.log_path,
-                     strerror(errno));
+            return error_set(err, errno, "cannot write the translator's log '%s': %s",
+                             t->options.log_path, strerror(errno));
     }
     if (t->options.perf_map) {
         snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
-        t->perf_map = fopen(path, "w");
+        t->perf_map = fopen(path, "we");
         if (!t->perf_map)
-            log_warn("%s: cannot write the map for perf: %s", path, strerror(errno));
-        else
-            fprintf(t->perf_map, "%lx %x stubs\n", (unsigned long)(uintptr_t)t->rx, t->first);
+            return error_set(err, errno, "cannot write the map for perf, '%s': %s", path,
+                             strerror(errno));
     }
+    return 0;
 }
 
 void tools_close(struct translator *t)
@@ -99,6 +100,25 @@ void log_block(struct translator *t, const struct block *b, uint8_t *const *host
     print_code(f, ZYDIS_MACHINE_MODE_LONG_64, from, (size_t)(t->rw + b->end - from),
                (uint64_t)(uintptr_t)(t->rx + (from - t->rw)), "        ");
     fflush(f);
+}
+
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count)
+{
+    char why[256];
+
+    if (verify_block(t, b, why, sizeof(why)))
+        return;
+    t->log = stderr;
+    log_block(t, b, host, at, count);
+    fprintf(stderr, "hospes: internal error: translated code is not confined: %s\n", why);
+    abort();
+}
+
+void perf_map_stubs(struct translator *t)
+{
+    if (t->perf_map)
+        fprintf(t->perf_map, "%lx %x stubs\n", (unsigned long)(uintptr_t)t->rx, t->first);
 }
 
 void perf_map_add(struct translator *t, const struct block *b)

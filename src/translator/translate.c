@@ -38,6 +38,7 @@ struct group {
     uint8_t access, uses, slot;
     uint8_t last;          /* instruction that uses it last */
     uint8_t exits;         /* conditional exits before it was made */
+    uint8_t world;         /* versions.world then */
     uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
     bool checked;
 };
@@ -507,6 +508,31 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
     return decoded.flags & INSN_BOUNDARY;
 }
 
+/* What instruction i does to general registers: interpret_known() of run.c. */
+static void note_effect(const struct xlate *x, struct site *s)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    int8_t size = (int8_t)x->code_size;
+
+    s->known = true;
+    s->writes = in->implicit_write;
+    if (in->reg_gpr && in->reg_write)
+        s->writes |= (uint16_t)BIT(in->reg);
+    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+        s->writes |= (uint16_t)BIT(in->rm);
+    if (in->vvvv_gpr && in->vvvv_write)
+        s->writes |= (uint16_t)BIT(in->vvvv);
+    switch (in->kind) {
+    case KIND_PUSH:
+    case KIND_PUSHF: s->stack = (int8_t)-size; break;
+    case KIND_POP: s->writes |= (uint16_t)BIT(in->rm); /* fall through */
+    case KIND_POPF: s->stack = size; break;
+    case KIND_LEAVE: s->writes |= BIT(GPR_RSP) | BIT(GPR_RBP); break;
+    case KIND_CMPXCHG_PAIR: s->writes |= BIT(GPR_RAX) | BIT(GPR_RDX); break;
+    default: break;
+    }
+}
+
 /* The interpreter executes instruction i, then the block goes on, or not. */
 static void emit_interp(struct xlate *x, bool resume)
 {
@@ -519,6 +545,8 @@ static void emit_interp(struct xlate *x, bool resume)
     emit_site(x, s, true);
     x->t->sites[s].resume = resume ? cache_at(x, x->e.at) : 0;
     x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    if (x->insn[x->i].kind == KIND_COPY) /* as plan() sees it */
+        note_effect(x, &x->t->sites[s]);
     x->flags = FLAGS_HW | FLAGS_SAVED;
     x->rax = NO_GROUP;
 }
@@ -529,6 +557,7 @@ struct versions {
     uint16_t version[GPR_COUNT];
     int64_t delta[GPR_COUNT];
     unsigned exits;
+    uint8_t world; /* counts instructions that may change segments */
 };
 
 static void reg_written(struct versions *v, unsigned reg)
@@ -541,6 +570,7 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
                          int64_t offset, unsigned size, unsigned access, int64_t *out)
 {
     int64_t high;
+    bool wraps;
 
     if (want.base < GPR_COUNT) {
         offset += v->delta[want.base];
@@ -552,7 +582,10 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
     }
     high = offset + size - 1;
     *out = offset;
-    if (!(x->key & KEY_SINGLE) && !want.bit_size)
+    want.world = v->world;
+    /* An offset that is cut before the segment's base is added may wrap within a page. */
+    wraps = want.segment != SEG_NONE && want.address_size < (wide(x) ? 8 : 4);
+    if (!(x->key & KEY_SINGLE) && !want.bit_size && !wraps)
         for (unsigned i = x->groups; i-- > 0 && i + 12 > x->groups;) {
             struct group *g = &x->group[i];
             int64_t low = MIN(g->low, offset), top = MAX(g->high, high);
@@ -560,7 +593,8 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
             if (g->base != want.base || g->index != want.index || g->scale != want.scale ||
                 g->segment != want.segment || g->address_size != want.address_size ||
                 g->base_version != want.base_version || g->index_version != want.index_version ||
-                top - low >= MAX_RANGE || g->bit_size || g->uses == 255)
+                (g->segment != SEG_NONE && g->world != want.world) || top - low >= MAX_RANGE ||
+                g->bit_size || g->uses == 255)
                 continue;
             if (access == MMU_WRITE && g->access == MMU_READ && g->exits != v->exits)
                 continue; /* the write may not happen: it must not set D */
@@ -736,6 +770,7 @@ static void plan(struct xlate *x)
             for (unsigned r = 0; r < GPR_COUNT; r++)
                 reg_written(&v, r);
             v.exits++;
+            v.world++;
             break;
         }
     }
@@ -988,8 +1023,10 @@ static void resume_here(struct xlate *x, uint32_t first_site)
     for (uint32_t s = first_site; s < x->t->site_count; s++) {
         struct site *site = &x->t->sites[s];
 
-        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i])
+        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i]) {
             site->resume = cache_at(x, x->e.at);
+            note_effect(x, site);
+        }
     }
 }
 
@@ -1733,7 +1770,7 @@ static void emit_pushf(struct xlate *x)
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
 
-    clobber_flags(x);
+    clobber_flags(x); /* before RAX has an addend */
     collapse(x, access_operand(x, 1, -8, true), RCX);
     emit_store(e, CTX(value), RCX, 8);
     emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
@@ -2202,6 +2239,8 @@ again:
     t->stats.translate_ns += now_ns() - began;
     if (t->log)
         log_block(t, b, x->host, x->at, x->count);
+    if (t->options.verify)
+        verify_or_stop(t, b, x->host, x->at, x->count);
     if (t->perf_map)
         perf_map_add(t, b);
     return b;

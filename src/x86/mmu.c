@@ -422,7 +422,7 @@ static void tables_make(struct cpu *cpu, struct tlb_set *s)
         struct tlb_table *t = table_new();
 
         s->table[mode] = t;
-        t->jump[0].rip = TLB_NO_RIP;
+        t->jump[0].rip = tlb_no_rip(0);
         if (cpu->tlb->table_made)
             cpu->tlb->table_made(cpu, t);
     }

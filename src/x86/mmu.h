@@ -56,10 +56,8 @@ struct tlb_ways {
     uint64_t addend[TLB_SIZE];
 };
 
-#define TLB_NO_RIP BIT(63) /* never canonical */
-
 struct tlb_jump {
-    uint64_t rip; /* linear. 0: empty, but for entry 0, where RIP 0 is looked for: TLB_NO_RIP */
+    uint64_t rip; /* linear; empty: tlb_no_rip() */
     const void *code;
 };
 
@@ -228,10 +226,17 @@ void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page);
 /* The PDPTE registers, from CR3: PAE paging only. false: a reserved bit is set, #GP. */
 bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3);
 
+/* What stands in an empty jump entry: a value that is looked for in another one. No value would do
+ * for all, for a guest can branch to any, canonical or not. */
+static inline uint64_t tlb_no_rip(unsigned index)
+{
+    return index == 0;
+}
+
 static inline void tlb_jumps_clear(struct tlb_table *t)
 {
     memset(t->jump, 0, sizeof(t->jump));
-    t->jump[0].rip = TLB_NO_RIP;
+    t->jump[0].rip = tlb_no_rip(0);
     t->jumps_used = false;
 }
 
