@@ -410,8 +410,8 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
 /*
  * A check of several accesses failed where each alone might not: at a page's end, or because of one
  * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
- * only a block that fails again and again within a short time gets them: nobody comes to it any more
- * then, and one with single checks is made.
+ * only a block that fails again and again within a short time gets them: nobody comes to it any
+ * more then, and one with single checks is made.
  */
 static void check_failed(struct translator *t, struct block *b)
 {
