@@ -32,10 +32,10 @@ check-long: ## the long suites: boot matrix, nested KVM, a million sequences
 	@$(MAKE) --no-print-directory tests
 	@tools/check --long
 
-bench: ## measure, side by side with QEMU's TCG
+bench: ## measure, beside TCG and the host itself (BENCH=--quick and others of bench/run --help)
 	@scripts/install-deps build check demo bench
 	@$(MAKE) --no-print-directory all
-	@bench/run
+	@bench/run $(BENCH)
 
 fuzz: ## run each fuzzer for a minute (FUZZ_SECONDS=N)
 	@scripts/install-deps build

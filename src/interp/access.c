@@ -17,8 +17,6 @@
 
 static pthread_mutex_t lock_slow = PTHREAD_MUTEX_INITIALIZER;
 
-struct tlb interp_no_tlb;
-
 static _Noreturn void raise_segment(struct cpu *cpu, enum segment_name seg)
 {
     cpu_raise_error(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);

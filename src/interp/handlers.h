@@ -4,7 +4,9 @@
  *
  * The fast way to memory is one compare with the software TLB. It is right only while nothing
  * watches data accesses; while debug registers or alignment checks are on, interp->data points to
- * a TLB that is always empty, so every access takes the slow way, which does all checks.
+ * a table that is always empty, so every access takes the slow way, which does all checks. It is
+ * the table of the mode the run loop found; instructions that change the mode or the address space
+ * end the inner loop, and must not use the fast ways afterwards.
  */
 #ifndef INTERP_HANDLERS_H
 #define INTERP_HANDLERS_H
@@ -18,7 +20,8 @@
 enum { SLOT_BITS = 14, SLOT_COUNT = 1 << SLOT_BITS, SLOT_REAL = 16 };
 
 struct interp {
-    struct tlb *data;   /* what fast data accesses look into */
+    const struct tlb_table *data; /* what fast data accesses look into */
+    const struct tlb_table *empty;
     struct insn *slots; /* SLOT_COUNT: the decode cache */
 
     /* The page code is fetched from: valid while `span` is not 0. Bytes [0, span) of it lie within
@@ -36,9 +39,9 @@ struct interp {
     uint64_t executed; /* before this run */
     uint64_t events;   /* delivered in this run */
     uint64_t budget;   /* instructions left in this run */
+    bool stretch;      /* interp_stretch(): a branch taken ends the run */
+    bool stretch_over; /* one was */
 };
-
-extern struct tlb interp_no_tlb;
 
 /* How integer.c's two-operand instructions find their operands: kinds and size in one number, so
  * that a handler needs one switch. */
@@ -154,11 +157,12 @@ static always_inline gva fast_linear(const struct cpu *cpu, unsigned seg, uint64
 static always_inline uint8_t *fast_pointer(struct cpu *cpu, gva linear, unsigned size,
                                            enum mmu_access access)
 {
-    struct tlb_entry *e = &cpu->interp->data->entry[cpu->mmu_mode][access][tlb_index(linear)];
+    const struct tlb_ways *w = &cpu->interp->data->ways[access];
+    unsigned i = tlb_index(linear);
 
-    if (unlikely(e->tag != ((linear + size - 1) & ~UINT64_C(0xfff))))
+    if (unlikely(w->tag[i] != tlb_tag(linear + size - 1)))
         return NULL;
-    return (uint8_t *)(linear + e->addend);
+    return (uint8_t *)(linear + w->addend[i]);
 }
 
 static always_inline uint64_t load(struct cpu *cpu, unsigned seg, uint64_t offset, unsigned size)

@@ -36,31 +36,28 @@ enum {
                     CPU_EVENT_WAKE
 };
 
-static void no_tlb_setup(void)
+static void *reserve(size_t size, const char *what)
 {
-    memset(&interp_no_tlb, 0xff, sizeof interp_no_tlb);
+    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+                   -1, 0);
+
+    if (p == MAP_FAILED) {
+        fprintf(stderr, "hospes: no memory for %s: %s\n", what, strerror(errno));
+        abort();
+    }
+    return p;
 }
 
 void interp_attach(struct cpu *cpu)
 {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    void *slots;
-
-    pthread_once(&once, no_tlb_setup);
     if (!cpu->tlb)
         mmu_attach(cpu);
     if (cpu->interp)
         return;
     cpu->interp = xcalloc(1, sizeof *cpu->interp);
     /* Untouched slots cost nothing, and zero means empty. */
-    slots = mmap(NULL, SLOT_COUNT * sizeof(struct insn), PROT_READ | PROT_WRITE,
-                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (slots == MAP_FAILED) {
-        fprintf(stderr, "hospes: no memory for the decode cache: %s\n", strerror(errno));
-        abort();
-    }
-    cpu->interp->slots = slots;
-    cpu->interp->data = &interp_no_tlb;
+    cpu->interp->slots = reserve(SLOT_COUNT * sizeof(struct insn), "the decode cache");
+    cpu->interp->empty = cpu->interp->data = mmu_empty_table();
 }
 
 void interp_detach(struct cpu *cpu)
@@ -108,14 +105,14 @@ static enum mmu_mode fetch_mode(const struct cpu *cpu)
 static void fetch_page(struct cpu *cpu, gva linear)
 {
     struct interp *it = cpu->interp;
-    struct tlb_entry *e = &cpu->tlb->entry[cpu->mmu_mode][MMU_FETCH][tlb_index(linear)];
+    const uint8_t *host = tlb_lookup(cpu, linear & ~UINT64_C(0xfff), 1, fetch_mode(cpu), MMU_FETCH);
     uint64_t span = 0x1000;
 
     it->span = 0;
     it->page = linear & ~UINT64_C(0xfff);
-    if (e->tag != it->page)
+    if (!host)
         return;
-    it->host = (const uint8_t *)(it->page + e->addend);
+    it->host = host;
     if (cpu->code_size != 8) {
         /* The first byte of the page that lies outside of the segment. A segment that wraps around
          * the end of the address space takes the slow way. */
@@ -264,7 +261,12 @@ static void execute_many(struct cpu *cpu)
         }
         /* Code goes straight on more often than not; its slots are a cache line each. */
         __builtin_prefetch(slot_of(slots, linear + in->length));
+        linear = cpu->rip + in->length;
         execute(cpu, in, rip_mask);
+        if (unlikely(it->stretch) && cpu->rip != (linear & rip_mask)) {
+            it->stretch_over = true;
+            return;
+        }
     } while (likely(--it->budget) && likely(!(in->flags & INSN_BOUNDARY)));
 }
 
@@ -425,7 +427,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
             if (events & (CPU_EVENT_EXIT | CPU_EVENT_SIPI | (cpu->in_smm ? 0 : CPU_EVENT_INIT)))
                 return INTERP_EVENT;
         }
-        if (it->budget == 0)
+        if (it->budget == 0 || it->stretch_over)
             return INTERP_OK;
         if (unlikely(cpu->pending_vector >= 0)) {
             uint8_t vector = (uint8_t)cpu->pending_vector;
@@ -439,7 +441,7 @@ static enum interp_result interp_loop(struct cpu *cpu)
             continue;
         it->dr6_held = cpu->dr6_pending;
         fetch_setup(cpu);
-        it->data = data_watched(cpu) ? &interp_no_tlb : cpu->tlb;
+        it->data = data_watched(cpu) ? it->empty : cpu->tlb->table[cpu->mmu_mode];
         if (unlikely((cpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || cpu->sti_shadow ||
                      cpu->movss_shadow || cpu->dr6_pending || cpu_debug_active(cpu))) {
             execute_careful(cpu);
@@ -454,6 +456,32 @@ static enum interp_result interp_loop(struct cpu *cpu)
             }
         }
     }
+}
+
+enum interp_trial interp_try(struct cpu *cpu, bool (*may)(const struct insn *in),
+                             const struct insn **out)
+{
+    struct interp *const it = cpu->interp;
+    jmp_buf here, *const outer = cpu->unwind;
+    const struct insn *in;
+    bool tried;
+
+    if (_setjmp(here)) {
+        cpu->unwind = outer;
+        return TRIAL_RAISED;
+    }
+    cpu->unwind = &here;
+    fetch_setup(cpu);
+    it->data = it->empty;
+    in = fetch(cpu);
+    *out = in;
+    tried = may(in);
+    if (tried) {
+        cpu->sti_shadow = cpu->movss_shadow = false;
+        execute(cpu, in, it->rip_mask);
+    }
+    cpu->unwind = outer;
+    return tried ? TRIAL_DONE : TRIAL_REFUSED;
 }
 
 static enum interp_result run(struct cpu *cpu, uint64_t count)
@@ -471,6 +499,7 @@ static enum interp_result run(struct cpu *cpu, uint64_t count)
     }
     cpu->interp->budget = count;
     cpu->interp->events = 0;
+    cpu->interp->stretch_over = false;
     result = interp_loop(cpu);
     cpu->interp->executed += count - cpu->interp->budget - cpu->interp->events;
     cpu->unwind = outer;
@@ -490,4 +519,23 @@ enum interp_result interp_run(struct cpu *cpu)
 enum interp_result interp_step(struct cpu *cpu, uint64_t count)
 {
     return run(cpu, count);
+}
+
+enum interp_result interp_stretch(struct cpu *cpu, uint64_t count)
+{
+    enum interp_result result;
+
+    cpu->interp->stretch = true;
+    result = run(cpu, count);
+    cpu->interp->stretch = false;
+    return result;
+}
+
+bool interp_needed(const struct cpu *cpu)
+{
+    uint32_t events = atomic_load_explicit(&cpu->events, memory_order_acquire);
+
+    return (events && (events & watched_events(cpu))) || cpu->activity != CPU_RUNNING ||
+           cpu->pending_vector >= 0 || cpu->dr6_pending || cpu->sti_shadow || cpu->movss_shadow ||
+           (cpu->rflags & (RFLAGS_TF | RFLAGS_RF)) || data_watched(cpu);
 }

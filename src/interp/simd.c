@@ -1207,3 +1207,9 @@ insn_handler simd_bind(struct insn *in, const ZydisDecodedInstruction *decoded,
     in->extra = simd_stub_find(&spec);
     return simd_run;
 }
+
+bool simd_describe(const struct insn *in, const ZydisDecodedInstruction *decoded,
+                   const ZydisDecodedOperand *operands, struct simd_spec *out)
+{
+    return in->run == simd_run && describe(out, decoded, operands);
+}

@@ -105,6 +105,10 @@ void simd_stub_run(const struct simd_stub *stub, struct cpu *cpu, struct simd_fr
 void simd_stub_run_once(const struct simd_spec *spec, struct cpu *cpu, struct simd_frame *frame);
 bool simd_stub_available(void);
 
+/* The spec of what simd_bind() gave a handler; false: `in` is not run here. For the translator. */
+bool simd_describe(const struct insn *in, const ZydisDecodedInstruction *decoded,
+                   const ZydisDecodedOperand *operands, struct simd_spec *out);
+
 /* State checks: raise #UD, #NM or #MF when the class may not execute now. */
 void simd_check_class(struct cpu *cpu, enum simd_class class);
 /* #MF when an unmasked x87 exception is pending and CR0.NE is set. */

@@ -427,7 +427,7 @@ static void run_invpcid(struct cpu *cpu, const struct insn *in)
     if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(cpu->cr4 & CR4_PCIDE)) ||
         (type == 0 && !is_canonical(cpu, linear)))
         raise_gp(cpu);
-    mmu_flush_linear(cpu);
+    mmu_flush_pcid(cpu, (unsigned)type, (unsigned)pcid, linear);
 }
 
 static void run_wbinvd(struct cpu *cpu, const struct insn *in)

@@ -440,8 +440,7 @@ static unsigned access_piece(struct memory_map *m, enum memory_view view, gpa ad
             *value = host_load(t.block->host + t.offset, piece);
         } else if (t.writable) {
             host_store(t.block->host + t.offset, *value, piece);
-            if (!ram_write_is_plain(t.block, t.offset))
-                ram_written(t.block, t.offset, piece);
+            ram_written(t.block, t.offset, piece);
         }
     } else {
         piece = piece_size(offset, MIN(size, r->ops->max_size), in_region);

@@ -60,6 +60,8 @@ void ram_written(struct ram_block *b, uint64_t offset, uint64_t length)
 
     if (!length)
         return;
+    /* The bytes are there before the flags are looked at: an engine sets RAM_CODE, then reads. */
+    atomic_thread_fence(memory_order_seq_cst);
     for (uint64_t page = offset >> RAM_PAGE_BITS; page <= (offset + length - 1) >> RAM_PAGE_BITS;
          page++) {
         uint8_t flags = atomic_load_explicit(&b->page_flags[page], memory_order_relaxed);

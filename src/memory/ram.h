@@ -10,6 +10,11 @@
  *                block->tracking are served.
  *   RAM_CODE     an engine keeps translations of this page: a writer that finds the flag must
  *                call ram_written(), which tells the engine.
+ *   RAM_WRITE_CACHED
+ *                some vCPU's TLB may have a write entry for this page. Set before the entry is
+ *                made, and RAM_CODE looked at afterwards; so an engine that sets RAM_CODE and then
+ *                does not see this flag need not ask others to drop write entries. Cleared by an
+ *                engine alone, when no vCPU has one.
  *
  * An engine may let guest code write a page directly only while ram_write_is_plain() is true for
  * it; when a flag changes so that it no longer is, the engine is told (struct memory_listener).
@@ -27,6 +32,7 @@ enum { RAM_PAGE_BITS = 12, RAM_PAGE_SIZE = 1 << RAM_PAGE_BITS };
 enum ram_page_flag {
     RAM_DIRTY_DISPLAY = 1 << 0,
     RAM_DIRTY_MIGRATION = 1 << 1,
+    RAM_WRITE_CACHED = 1 << 6,
     RAM_CODE = 1 << 7,
 };
 

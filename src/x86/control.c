@@ -61,7 +61,7 @@ bool cpu_write_cr3(struct cpu *cpu, uint64_t value)
     if (cpu_long_mode(cpu)) {
         if (cpu->cr4 & CR4_PCIDE && value & CR3_NO_FLUSH) {
             value &= ~CR3_NO_FLUSH;
-            keep = value == cpu->cr3; /* of other address spaces nothing was kept anyhow */
+            keep = true;
         }
         if (value >> cpu->model->phys_bits)
             return false;
@@ -71,8 +71,7 @@ bool cpu_write_cr3(struct cpu *cpu, uint64_t value)
             return false;
     }
     cpu->cr3 = value;
-    if (!keep)
-        mmu_flush_linear(cpu);
+    mmu_switch(cpu, keep);
     return true;
 }
 

@@ -15,10 +15,12 @@
 #include "x86/model.h"
 
 #include <cpuid.h>
+#include <errno.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -92,11 +94,16 @@ void cpu_write_tsc(struct cpu *cpu, uint64_t value)
 
 struct cpu *cpu_new(unsigned index, uint32_t apic_id, const struct cpu_model *model)
 {
-    struct cpu *cpu = aligned_alloc(64, align_up(sizeof(*cpu), 64));
+    int fd = memfd_create("cpu", MFD_CLOEXEC);
+    struct cpu *cpu = MAP_FAILED;
 
-    if (!cpu)
+    if (fd >= 0 && ftruncate(fd, CPU_PAGES * 4096) == 0)
+        cpu = mmap(NULL, CPU_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (cpu == MAP_FAILED) {
+        fprintf(stderr, "hospes: no memory for a processor: %s\n", strerror(errno));
         abort();
-    memset(cpu, 0, sizeof(*cpu));
+    }
+    cpu->fd = fd;
     cpu->index = index;
     cpu->apic_id = apic_id;
     cpu->model = model;
@@ -111,7 +118,8 @@ void cpu_free(struct cpu *cpu)
     if (!cpu)
         return;
     mmu_detach(cpu);
-    free(cpu);
+    close(cpu->fd);
+    munmap(cpu, CPU_PAGES * 4096);
 }
 
 /* ---- reset ---------------------------------------------------------------------------------- */

@@ -252,7 +252,8 @@ struct cpu {
     uint64_t pdptr[4]; /* PAE: loaded with CR3, used until the next load */
 
     /* ---- SIMD and floating point ---------------------------------------------------------- */
-    struct fx_image fx; /* x87, MMX, MXCSR */
+    struct fx_image fx;    /* x87, MMX, MXCSR */
+    uint64_t fx_header[8]; /* not saved: room for XSAVE's header, behind the image */
     uint8_t zmm[32][64] __attribute__((aligned(64)));
     uint64_t k[8];
     uint16_t fcs, fds; /* what FXSAVE64 has no room for */
@@ -320,9 +321,14 @@ struct cpu {
                                       between two of them; may be NULL */
     void *vcpu;                    /* machine/vcpu.h's */
     _Atomic bool sleeping;         /* the thread waits in cpu_sleep() */
+    int fd; /* the memfd that holds this struct at offset 0: the translator maps it a second time */
 };
 
-/* Allocate for `model`; state is that of a reset. The rest is set by who wires it up. */
+#define CPU_PAGES ((sizeof(struct cpu) + 4095) / 4096)
+_Static_assert(CPU_PAGES <= 2, "the head of a TLB table has room for two pages of it");
+
+/* Allocate for `model`, page aligned in a memfd of its own; state is that of a reset. The rest is
+ * set by who wires it up. */
 struct cpu *cpu_new(unsigned index, uint32_t apic_id, const struct cpu_model *model);
 void cpu_free(struct cpu *cpu);
 

@@ -10,7 +10,11 @@
  *    when the access is allowed.
  *  - A TLB entry says "a plain host access does what the guest asked": RAM or ROM, not the local
  *    APIC's page, and for writes a page nobody watches, with D set already.
+ *  - No write entry without RAM_WRITE_CACHED in the page's flags, set before RAM_CODE and tracking
+ *    are looked at (write_allowed()): see memory/ram.h.
  *  - mmu_access_page() is asked once for each page of an access, both before anything is written.
+ *  - mmu_fill() runs while the guest's vector registers are live: this file is compiled for general
+ *    registers only, and what mmu_fill() uses is inlined into it and calls nothing.
  */
 #include "x86/mmu.h"
 
@@ -18,7 +22,14 @@
 #include "x86/model.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+
+#ifdef __SSE__
+#error "mmu.c must be compiled with -mgeneral-regs-only"
+#endif
+#define always_inline inline __attribute__((always_inline))
 
 enum pte_bit {
     PTE_P = 1 << 0,
@@ -34,79 +45,123 @@ enum pte_bit {
 #define PTE_FRAME  UINT64_C(0x000ffffffffff000)
 #define BITS(h, l) (BIT((h) + 1) - BIT(l)) /* h < 63 */
 
-void mmu_attach(struct cpu *cpu)
-{
-    cpu->tlb = aligned_alloc(64, align_up(sizeof(struct tlb), 64));
-    if (!cpu->tlb)
-        abort();
-    memset(cpu->tlb, 0, sizeof(struct tlb));
-    cpu->tlb->used = (1u << MMU_MODES * MMU_ACCESSES) - 1;
-    mmu_flush_all(cpu);
-}
-
-void mmu_detach(struct cpu *cpu)
-{
-    free(cpu->tlb);
-    cpu->tlb = NULL;
-}
-
 /* ---- physical pages ------------------------------------------------------------------------- */
 
-/* The RAM or ROM page that holds `address` (A20 applied), or NULL: MMIO, APIC or nothing. */
-static struct phys_entry *phys_find(struct cpu *cpu, gpa address)
-{
-    gpa page = address & ~PAGE_MASK;
-    struct phys_entry *e = &cpu->tlb->phys[page >> 12 & (PHYS_CACHE_SIZE - 1)];
-    struct memory_target t;
+/* A page of RAM or ROM. */
+struct page {
+    struct ram_block *block; /* NULL: MMIO, APIC or nothing */
+    uint64_t offset;         /* in the block */
+    bool writable;
+};
 
-    if (page == cpu->apic_page)
-        return NULL;
-    if (e->page == page)
-        return e;
+/* A range for the page and what follows it. It takes the place of one it contains, so that each
+ * piece of RAM ends up with one. */
+static void phys_learn(struct cpu *cpu, gpa page)
+{
+    struct tlb *tlb = cpu->tlb;
+    struct memory_target t;
+    unsigned n = 0;
+
     memory_lookup(cpu->memory, cpu->in_smm ? VIEW_SMM : VIEW_NORMAL, page, &t);
-    if (!t.block)
-        return NULL;
-    *e = (struct phys_entry){page, t.block, t.offset, t.writable};
-    return e;
+    t.length &= ~PAGE_MASK;
+    if (!t.block || t.length == 0)
+        return;
+    while (n < PHYS_RANGES && tlb->phys[n].length && tlb->phys[n].base - page >= t.length)
+        n++;
+    if (n == PHYS_RANGES)
+        n = tlb->phys_next++ % PHYS_RANGES;
+    tlb->phys[n] = (struct phys_range){page, t.length, t.block, t.offset, t.writable};
 }
 
-static uint64_t entry_load(struct cpu *cpu, gpa address, unsigned size)
+static always_inline bool phys_known(struct cpu *cpu, gpa page, struct page *out)
 {
-    struct phys_entry *e = cpu->tlb ? phys_find(cpu, address) : NULL;
+    for (unsigned n = 0; n < PHYS_RANGES; n++) {
+        const struct phys_range *r = &cpu->tlb->phys[n];
+
+        if (page - r->base < r->length) {
+            *out = (struct page){r->block, r->offset + (page - r->base), r->writable};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The RAM or ROM page that holds `address` (A20 applied). `cached`: where it is known, and nobody
+ * is asked. */
+static always_inline struct page phys_find(struct cpu *cpu, gpa address, const bool cached)
+{
+    gpa page = address & ~PAGE_MASK;
+    struct page p = {0};
+
+    if (page == cpu->apic_page || phys_known(cpu, page, &p) || cached)
+        return p;
+    phys_learn(cpu, page);
+    phys_known(cpu, page, &p);
+    return p;
+}
+
+enum update { UPDATE_DONE, UPDATE_AGAIN, UPDATE_REFUSED };
+
+/* False: not known (`cached` only). */
+static always_inline bool entry_load(struct cpu *cpu, gpa address, unsigned size, const bool cached,
+                                     uint64_t *entry)
+{
+    struct page e = cpu->tlb ? phys_find(cpu, address, cached) : (struct page){0};
     const uint8_t *p;
 
-    if (!e)
-        return cpu_phys_read(cpu, address, size);
-    p = e->block->host + e->offset + (address & PAGE_MASK);
-    return size == 4 ? *(const volatile uint32_t *)p : *(const volatile uint64_t *)p;
+    if (!e.block) {
+        if (cached)
+            return false;
+        if (cpu->tlb && cpu->tlb->dry)
+            cpu->tlb->dry->device(cpu);
+        *entry = cpu_phys_read(cpu, address, size);
+        return true;
+    }
+    p = e.block->host + e.offset;
+    if (!cached && cpu->tlb->dry)
+        p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, false, true);
+    p += address & PAGE_MASK;
+    *entry = size == 4 ? *(const volatile uint32_t *)p : *(const volatile uint64_t *)p;
+    return true;
 }
 
 /* Set bits in a paging-structure entry that still has the value `old`. */
-static bool entry_update(struct cpu *cpu, gpa address, uint64_t old, uint64_t new, unsigned size)
+static always_inline enum update entry_update(struct cpu *cpu, gpa address, uint64_t old,
+                                              uint64_t new, unsigned size, const bool cached)
 {
-    struct phys_entry *e = cpu->tlb ? phys_find(cpu, address) : NULL;
+    struct page e = cpu->tlb ? phys_find(cpu, address, cached) : (struct page){0};
     uint64_t offset;
     bool same;
 
-    if (!e) {
+    if (!e.block) {
+        if (cached)
+            return UPDATE_REFUSED;
         cpu_phys_write(cpu, address, new, size);
-        return true;
+        return UPDATE_DONE;
     }
-    if (!e->writable)
-        return true; /* tables in ROM: the write is lost */
-    offset = e->offset + (address & PAGE_MASK);
+    if (!e.writable)
+        return UPDATE_DONE; /* tables in ROM: the write is lost */
+    offset = e.offset + (address & PAGE_MASK);
+    if (cached && !ram_write_is_plain(e.block, offset))
+        return UPDATE_REFUSED;
+    if (!cached && cpu->tlb->dry) {
+        uint8_t *p = cpu->tlb->dry->page(cpu, e.block->host + e.offset, true, true);
+
+        store_le(p + (address & PAGE_MASK), new, size);
+        return UPDATE_DONE;
+    }
     if (size == 4) {
         uint32_t expected = (uint32_t)old;
 
-        same = atomic_compare_exchange_strong((_Atomic uint32_t *)(e->block->host + offset),
+        same = atomic_compare_exchange_strong((_Atomic uint32_t *)(e.block->host + offset),
                                               &expected, (uint32_t) new);
     } else {
-        same = atomic_compare_exchange_strong((_Atomic uint64_t *)(e->block->host + offset), &old,
+        same = atomic_compare_exchange_strong((_Atomic uint64_t *)(e.block->host + offset), &old,
                                               new);
     }
-    if (same && !ram_write_is_plain(e->block, offset))
-        ram_written(e->block, offset, size);
-    return same;
+    if (!cached && same && !ram_write_is_plain(e.block, offset))
+        ram_written(e.block, offset, size);
+    return same ? UPDATE_DONE : UPDATE_AGAIN;
 }
 
 /* ---- the walk ------------------------------------------------------------------------------- */
@@ -119,14 +174,14 @@ struct format {
     uint64_t must_not_ps; /* PS is reserved above max_leaf: PTE_PS or 0 */
 };
 
-static unsigned phys_bits(const struct cpu *cpu)
+static always_inline unsigned phys_bits(const struct cpu *cpu)
 {
     unsigned n = cpu->model ? cpu->model->phys_bits : 0;
 
     return n >= 32 && n <= 52 ? n : 40;
 }
 
-static void format_get(struct cpu *cpu, struct format *f)
+static always_inline void format_get(struct cpu *cpu, struct format *f)
 {
     uint64_t above = BIT(52) - BIT(phys_bits(cpu));
 
@@ -151,7 +206,8 @@ static void format_get(struct cpu *cpu, struct format *f)
 }
 
 /* Bits of a large leaf that must be zero besides format.reserved. */
-static uint64_t large_reserved(const struct cpu *cpu, const struct format *f, unsigned level)
+static always_inline uint64_t large_reserved(const struct cpu *cpu, const struct format *f,
+                                             unsigned level)
 {
     unsigned bits;
 
@@ -164,13 +220,13 @@ static uint64_t large_reserved(const struct cpu *cpu, const struct format *f, un
     return BITS(21, bits - 19);
 }
 
-static bool no_execute_counts(const struct cpu *cpu)
+static always_inline bool no_execute_counts(const struct cpu *cpu)
 {
     return cpu->cr4 & CR4_PAE && cpu->efer & EFER_NXE;
 }
 
-static bool allowed(const struct cpu *cpu, enum mmu_mode mode, enum mmu_access access, bool user,
-                    bool writable, bool nx)
+static always_inline bool allowed(const struct cpu *cpu, enum mmu_mode mode, enum mmu_access access,
+                                  bool user, bool writable, bool nx)
 {
     if (mode == MMU_USER)
         return user && (access != MMU_WRITE || writable) && (access != MMU_FETCH || !nx);
@@ -181,8 +237,51 @@ static bool allowed(const struct cpu *cpu, enum mmu_mode mode, enum mmu_access a
     return access == MMU_READ || writable || !(cpu->cr0 & CR0_WP);
 }
 
-int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access, bool set_bits,
-             struct mmu_translation *out, uint32_t *pf_error)
+/* May guest code write the page that is at `offset`, as far as the page's flags say? Then it is
+ * noted that there is a write entry. */
+static always_inline bool write_allowed(struct ram_block *b, uint64_t offset)
+{
+    atomic_uchar *flags = &b->page_flags[offset >> RAM_PAGE_BITS];
+
+    if (!ram_write_is_plain(b, offset))
+        return false;
+    if (!(atomic_load_explicit(flags, memory_order_relaxed) & RAM_WRITE_CACHED))
+        atomic_fetch_or(flags, RAM_WRITE_CACHED);
+    return ram_write_is_plain(b, offset);
+}
+
+/* Whose walk it is: mmu_walk()'s, mmu_fill()'s, mmu_fill_code()'s. */
+enum walk_for { WALK_ALL, WALK_FILL, WALK_CODE };
+
+/* A page that is written to directly but for the engine's code made from it? */
+static always_inline bool only_code(const struct ram_block *b, uint64_t offset)
+{
+    uint8_t flags = atomic_load_explicit(&b->page_flags[offset >> RAM_PAGE_BITS],
+                                         memory_order_relaxed);
+
+    return flags & RAM_CODE && !(atomic_load_explicit(&b->tracking, memory_order_relaxed) & ~flags);
+}
+
+/* Would a write to this address be an access that mmu_fill() may make an entry for, or one that
+ * mmu_fill_code() is for? */
+static always_inline bool target_is_cached(struct cpu *cpu, gpa address, enum mmu_access access,
+                                           const enum walk_for cached)
+{
+    struct page e = phys_find(cpu, address, true);
+
+    if (cached == WALK_CODE)
+        return e.block && e.writable && only_code(e.block, e.offset);
+
+    return e.block && (access != MMU_WRITE || (e.writable && write_allowed(e.block, e.offset)));
+}
+
+/*
+ * The walk of mmu_walk() and, with `cached`, of the other two: then only pages known to tlb->phys
+ * are read, nothing is done but what ends in an entry, and whatever else there is gives -EAGAIN.
+ */
+static always_inline int walk(struct cpu *cpu, gva linear, enum mmu_mode mode,
+                              enum mmu_access access, bool set_bits, const enum walk_for cached,
+                              struct mmu_translation *out, uint32_t *pf_error)
 {
     uint64_t a20 = *cpu->a20_mask;
     uint32_t error = 0;
@@ -204,11 +303,13 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
         error |= PF_I;
     format_get(cpu, &f);
 
-    for (;;) { /* again when another processor changed an entry under the walk */
+    /* Again when another processor changed an entry under the walk. */
+    for (unsigned tries = 0; !cached || tries < 8; tries++) {
         bool user = true, writable = true, nx = false;
         uint64_t table, entry, changed, size;
         unsigned level = f.levels, shift;
-        gpa address;
+        enum update update;
+        gpa address, target;
 
         if (f.entry_size == 8 && f.levels == 2) {
             entry = cpu->pdptr[linear >> 30 & 3];
@@ -223,7 +324,8 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
 
             shift = 12 + f.index_bits * (level - 1);
             address = (table + (linear >> shift & (BIT(f.index_bits) - 1)) * f.entry_size) & a20;
-            entry = entry_load(cpu, address, f.entry_size);
+            if (!entry_load(cpu, address, f.entry_size, cached, &entry))
+                return -EAGAIN;
             if (!(entry & PTE_P))
                 goto not_present;
             leaf = level == 1 || (entry & PTE_PS && level <= f.max_leaf);
@@ -237,9 +339,13 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
             nx = nx || (f.entry_size == 8 && entry & PTE_NX);
             if (leaf)
                 break;
-            if (set_bits && !(entry & PTE_A) &&
-                !entry_update(cpu, address, entry, entry | PTE_A, f.entry_size))
-                goto again;
+            if (set_bits && !(entry & PTE_A)) {
+                update = entry_update(cpu, address, entry, entry | PTE_A, f.entry_size, cached);
+                if (cached && update == UPDATE_REFUSED)
+                    return -EAGAIN;
+                if (update == UPDATE_AGAIN)
+                    goto again;
+            }
             table = entry & (f.entry_size == 8 ? PTE_FRAME : UINT64_C(0xfffff000));
         }
 
@@ -247,20 +353,26 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
             *pf_error = error | PF_P;
             return -EFAULT;
         }
+        size = BIT(shift);
+        if (f.entry_size == 4 && level == 2) {
+            target = (entry & UINT64_C(0xffc00000)) | (entry >> 13 & 0xff) << 32;
+        } else {
+            target = entry & (f.entry_size == 8 ? PTE_FRAME : UINT64_C(0xfffff000)) & ~(size - 1);
+        }
+        target = (target | (linear & (size - 1))) & a20;
+        if (cached && !target_is_cached(cpu, target, access, cached))
+            return -EAGAIN;
         changed = entry | PTE_A | (access == MMU_WRITE ? PTE_D : 0);
         if (set_bits && changed != entry) {
-            if (!entry_update(cpu, address, entry, changed, f.entry_size))
+            update = entry_update(cpu, address, entry, changed, f.entry_size, cached);
+            if (cached && update == UPDATE_REFUSED)
+                return -EAGAIN;
+            if (update == UPDATE_AGAIN)
                 goto again;
             entry = changed;
         }
-        size = BIT(shift);
-        if (f.entry_size == 4 && level == 2) {
-            address = (entry & UINT64_C(0xffc00000)) | (entry >> 13 & 0xff) << 32;
-        } else {
-            address = entry & (f.entry_size == 8 ? PTE_FRAME : UINT64_C(0xfffff000)) & ~(size - 1);
-        }
         *out = (struct mmu_translation){
-            .address = (address | (linear & (size - 1))) & a20,
+            .address = target,
             .page_size = size,
             .writable = allowed(cpu, mode, MMU_WRITE, user, writable, nx),
             .dirty = (entry & PTE_D) != 0,
@@ -271,13 +383,214 @@ int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access ac
         return 0;
 again:;
     }
+    return -EAGAIN;
 
 not_present:
     *pf_error = error;
     return -EFAULT;
 }
 
-/* ---- the TLB -------------------------------------------------------------------------------- */
+int mmu_walk(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access, bool set_bits,
+             struct mmu_translation *out, uint32_t *pf_error)
+{
+    return walk(cpu, linear, mode, access, set_bits, WALK_ALL, out, pf_error);
+}
+
+/* ---- tables and sets ------------------------------------------------------------------------ */
+
+static const struct tlb_large no_large = {.base = 1};
+
+static struct tlb_table *table_new(void)
+{
+    struct tlb_table *t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE,
+                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (t == MAP_FAILED) {
+        fprintf(stderr, "hospes: no address space for a TLB: %s\n", strerror(errno));
+        abort();
+    }
+    for (unsigned access = 0; access < MMU_ACCESSES; access++) {
+        t->ways[access].tag[0] = tlb_empty(0);
+        t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
+    }
+    return t;
+}
+
+static void tables_make(struct cpu *cpu, struct tlb_set *s)
+{
+    for (unsigned mode = 0; mode < MMU_MODES; mode++) {
+        struct tlb_table *t = table_new();
+
+        s->table[mode] = t;
+        t->jump[0].rip = tlb_no_rip(0);
+        if (cpu->tlb->table_made)
+            cpu->tlb->table_made(cpu, t);
+    }
+}
+
+/* Empty the entry with index i, and what the engine hung on it. */
+static void entry_drop(struct tlb_table *t, enum mmu_access access, unsigned i)
+{
+    t->ways[access].tag[i] = tlb_empty(i);
+    if (access == MMU_FETCH)
+        t->code[i] = 0;
+}
+
+static void block_drop(struct tlb_table *t, enum mmu_access access, unsigned block, bool global_too)
+{
+    uint64_t keep = global_too ? 0 : t->global[access][block];
+    unsigned first = block * TLB_BLOCK;
+
+    if (!keep) {
+        memset(&t->ways[access].tag[first], 0, TLB_BLOCK * sizeof(uint64_t));
+        if (access == MMU_FETCH)
+            memset(&t->code[first], 0, TLB_BLOCK * sizeof(uint64_t));
+        if (block == 0)
+            t->ways[access].tag[0] = tlb_empty(0);
+        if (block == TLB_BLOCKS - 1)
+            t->ways[access].tag[TLB_SIZE - 1] = tlb_empty(TLB_SIZE - 1);
+        t->global[access][block] = 0;
+        t->used[access][block / 64] &= ~BIT(block % 64);
+        return;
+    }
+    for (unsigned i = 0; i < TLB_BLOCK; i++)
+        if (!(keep & BIT(i)))
+            entry_drop(t, access, first + i);
+}
+
+/* All jumps: mappings went. */
+static void jumps_drop(struct tlb_table *t)
+{
+    if (t->jumps_used)
+        tlb_jumps_clear(t);
+    t->fetch_replaced = false;
+}
+
+#define FOR_EACH_BLOCK(block, t, access)                                                           \
+    for (unsigned word_ = 0; word_ < TLB_BLOCKS / 64; word_++)                                     \
+        for (uint64_t bits_ = (t)->used[access][word_];                                            \
+             bits_ && ((block) = word_ * 64 + (unsigned)__builtin_ctzll(bits_), true);             \
+             bits_ &= bits_ - 1)
+
+static void set_drop(struct tlb_set *s, bool global_too)
+{
+    unsigned block;
+
+    if (!s->table[0])
+        return;
+    for (unsigned mode = 0; mode < MMU_MODES; mode++) {
+        struct tlb_table *t = s->table[mode];
+
+        for (unsigned access = 0; access < MMU_ACCESSES; access++)
+            FOR_EACH_BLOCK(block, t, access)
+        block_drop(t, access, block, global_too);
+        jumps_drop(t);
+    }
+    for (unsigned half = 0; half < 2; half++)
+        if (global_too || !s->large[half].global)
+            s->large[half] = no_large;
+}
+
+/* A dry run may not touch TLBs. */
+static void not_dry(struct cpu *cpu)
+{
+    if (cpu->tlb->dry)
+        cpu->tlb->dry->device(cpu);
+}
+
+static void code_dropped(struct cpu *cpu)
+{
+    if (cpu->tlb->code_dropped)
+        cpu->tlb->code_dropped(cpu);
+}
+
+static unsigned pcid_now(const struct cpu *cpu)
+{
+    return cpu->cr4 & CR4_PCIDE ? cpu->cr3 & PAGE_MASK : 0;
+}
+
+/* Make a set current, for what CR3 and CR4 say now. */
+static void set_enter(struct cpu *cpu, unsigned n)
+{
+    struct tlb *t = cpu->tlb;
+    struct tlb_set *s = &t->set[n];
+
+    if (!s->table[0])
+        tables_make(cpu, s);
+    s->valid = true;
+    s->pcid = (uint16_t)pcid_now(cpu);
+    s->root = cpu->cr3 & ~PAGE_MASK;
+    s->last_use = ++t->clock;
+    t->current = n;
+    memcpy(t->table, s->table, sizeof(t->table));
+}
+
+void mmu_attach(struct cpu *cpu)
+{
+    cpu->tlb = aligned_alloc(64, align_up(sizeof(struct tlb), 64));
+    if (!cpu->tlb)
+        abort();
+    memset(cpu->tlb, 0, sizeof(struct tlb));
+    for (unsigned n = 0; n < TLB_SETS; n++)
+        cpu->tlb->set[n].large[0] = cpu->tlb->set[n].large[1] = no_large;
+    mmu_flush_all(cpu);
+}
+
+void mmu_detach(struct cpu *cpu)
+{
+    if (!cpu->tlb)
+        return;
+    for (unsigned n = 0; n < TLB_SETS; n++)
+        for (unsigned mode = 0; mode < MMU_MODES; mode++)
+            if (cpu->tlb->set[n].table[mode])
+                munmap(cpu->tlb->set[n].table[mode], sizeof(struct tlb_table));
+    free(cpu->tlb);
+    cpu->tlb = NULL;
+}
+
+void mmu_set_hooks(struct cpu *cpu, void (*table_made)(struct cpu *cpu, struct tlb_table *t),
+                   void (*dropped)(struct cpu *cpu))
+{
+    struct tlb *t = cpu->tlb;
+
+    t->table_made = table_made;
+    t->code_dropped = dropped;
+    for (unsigned n = 0; table_made && n < TLB_SETS; n++)
+        for (unsigned mode = 0; mode < MMU_MODES; mode++)
+            if (t->set[n].table[mode])
+                table_made(cpu, t->set[n].table[mode]);
+}
+
+static const struct tlb_table *empty_table;
+
+static void empty_table_make(void)
+{
+    struct tlb_table *t = table_new();
+
+    mprotect(t, sizeof(*t), PROT_READ);
+    empty_table = t;
+}
+
+const struct tlb_table *mmu_empty_table(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+    pthread_once(&once, empty_table_make);
+    return empty_table;
+}
+
+/* Accesses find no entry where they look first, so all of them come to mmu_access_page(). */
+void mmu_set_dry(struct cpu *cpu, const struct mmu_dry *dry)
+{
+    struct tlb *t = cpu->tlb;
+
+    t->dry = dry;
+    for (unsigned mode = 0; mode < MMU_MODES; mode++)
+        t->table[mode] = dry ? (struct tlb_table *)(uintptr_t)mmu_empty_table()
+                             : t->set[t->current].table[mode];
+}
+
+/* ---- dropping ------------------------------------------------------------------------------- */
 
 void mmu_flush_linear(struct cpu *cpu)
 {
@@ -285,13 +598,14 @@ void mmu_flush_linear(struct cpu *cpu)
 
     if (!t)
         return;
-    for (unsigned i = 0; i < MMU_MODES * MMU_ACCESSES; i++)
-        if (t->used & 1u << i)
-            memset(t->entry[i / MMU_ACCESSES][i % MMU_ACCESSES], 0xff, sizeof(t->entry[0][0]));
-    t->used = 0;
-    t->large_mask = 0;
-    t->large_base = 1;
+    not_dry(cpu);
+    for (unsigned n = 0; n < TLB_SETS; n++) {
+        set_drop(&t->set[n], true);
+        t->set[n].valid = false;
+    }
+    set_enter(cpu, cpu->cr4 & CR4_PCIDE ? t->current : 0);
     t->flushes++;
+    code_dropped(cpu);
 }
 
 void mmu_flush_all(struct cpu *cpu)
@@ -299,50 +613,256 @@ void mmu_flush_all(struct cpu *cpu)
     if (!cpu->tlb)
         return;
     mmu_flush_linear(cpu);
-    memset(cpu->tlb->phys, 0xff, sizeof(cpu->tlb->phys));
+    memset(cpu->tlb->phys, 0, sizeof(cpu->tlb->phys));
+}
+
+/* Drop one page's entries in a set; `all`: not only if they are global. Whether code went. */
+static bool set_drop_page(struct tlb_set *s, gva linear, bool all)
+{
+    struct tlb_large *large = &s->large[linear >> 63];
+    unsigned i = tlb_index(linear), bit = i % TLB_BLOCK;
+    bool code = false;
+
+    if (!s->table[0])
+        return false;
+    if ((linear & large->mask) == large->base && (all || large->global)) {
+        set_drop(s, large->global);
+        return true;
+    }
+    for (unsigned mode = 0; mode < MMU_MODES; mode++) {
+        struct tlb_table *t = s->table[mode];
+        bool jumps = t->fetch_replaced;
+
+        for (unsigned access = 0; access < MMU_ACCESSES; access++) {
+            if ((t->ways[access].tag[i] & ~TLB_ASK) != tlb_tag(linear) ||
+                !(all || t->global[access][i / TLB_BLOCK] & BIT(bit)))
+                continue;
+            entry_drop(t, access, i);
+            jumps |= access == MMU_FETCH;
+        }
+        if (jumps) {
+            jumps_drop(t);
+            code = true;
+        }
+    }
+    return code;
 }
 
 void mmu_flush_page(struct cpu *cpu, gva linear)
 {
     struct tlb *t = cpu->tlb;
+    bool code = false;
 
     if (!t)
         return;
-    if ((linear & t->large_mask) == t->large_base) {
+    not_dry(cpu);
+    for (unsigned n = 0; n < TLB_SETS; n++)
+        code |= set_drop_page(&t->set[n], linear, n == t->current);
+    if (code)
+        code_dropped(cpu);
+}
+
+/* The set of a PCID, or TLB_SETS. */
+static unsigned set_find(const struct tlb *t, unsigned pcid)
+{
+    for (unsigned n = 0; n < TLB_SETS; n++)
+        if (t->set[n].valid && t->set[n].pcid == pcid)
+            return n;
+    return TLB_SETS;
+}
+
+/* A set nobody has, or the one that was left longest ago, emptied. */
+static unsigned set_reuse(struct tlb *t)
+{
+    unsigned oldest = t->current ? 0 : 1;
+
+    for (unsigned n = 0; n < TLB_SETS; n++) {
+        if (n == t->current)
+            continue;
+        if (!t->set[n].valid) {
+            /* One that has tables rather than none; both are empty. */
+            if (t->set[oldest].valid || (t->set[n].table[0] && !t->set[oldest].table[0]))
+                oldest = n;
+        } else if (t->set[oldest].valid && t->set[n].last_use < t->set[oldest].last_use) {
+            oldest = n;
+        }
+    }
+    set_drop(&t->set[oldest], true);
+    return oldest;
+}
+
+void mmu_switch(struct cpu *cpu, bool keep)
+{
+    struct tlb *t = cpu->tlb;
+    unsigned n, before;
+
+    if (!t)
+        return;
+    not_dry(cpu);
+    before = t->current;
+    n = set_find(t, pcid_now(cpu));
+    if (n == TLB_SETS)
+        n = set_reuse(t);
+    else if (!keep || t->set[n].root != (cpu->cr3 & ~PAGE_MASK))
+        set_drop(&t->set[n], false);
+    else if (n == before)
+        return;
+    set_enter(cpu, n);
+    code_dropped(cpu);
+}
+
+void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear)
+{
+    struct tlb *t = cpu->tlb;
+    unsigned n;
+
+    if (!t)
+        return;
+    not_dry(cpu);
+    if (type == 2) {
         mmu_flush_linear(cpu);
         return;
     }
-    for (unsigned mode = 0; mode < MMU_MODES; mode++)
-        for (unsigned access = 0; access < MMU_ACCESSES; access++) {
-            struct tlb_entry *e = &t->entry[mode][access][tlb_index(linear)];
+    if (type == 3) {
+        for (n = 0; n < TLB_SETS; n++)
+            set_drop(&t->set[n], false);
+        code_dropped(cpu);
+        return;
+    }
+    n = set_find(t, pcid);
+    if (n == TLB_SETS)
+        return;
+    if (type == 1) {
+        set_drop(&t->set[n], false);
+        code_dropped(cpu);
+    } else if (set_drop_page(&t->set[n], linear, true)) {
+        code_dropped(cpu);
+    }
+}
 
-            if (e->tag == (linear & ~PAGE_MASK))
-                e->tag = TLB_NO_TAG;
+void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page)
+{
+    uint64_t host = (uintptr_t)host_page & ~PAGE_MASK;
+    unsigned block;
+
+    for (unsigned n = 0; cpu->tlb && n < TLB_SETS; n++)
+        for (unsigned mode = 0; mode < MMU_MODES; mode++) {
+            struct tlb_table *t = cpu->tlb->set[n].table[mode];
+
+            if (!t)
+                continue;
+            FOR_EACH_BLOCK(block, t, MMU_WRITE)
+            for (unsigned i = block * TLB_BLOCK; i < (block + 1) * TLB_BLOCK; i++) {
+                uint64_t tag = t->ways[MMU_WRITE].tag[i];
+
+                if (tag != tlb_empty(i) &&
+                    (tag << 12) - 0x1000 + t->ways[MMU_WRITE].addend[i] == host)
+                    entry_drop(t, MMU_WRITE, i);
+            }
         }
 }
 
+/* ---- filling -------------------------------------------------------------------------------- */
+
 /* Grow the range that stands for all large pages until it holds this one. */
-static void note_large(struct tlb *t, gva linear, uint64_t size)
+static always_inline void note_large(struct tlb *t, gva linear, uint64_t size, bool global)
 {
+    struct tlb_large *l = &t->set[t->current].large[linear >> 63];
     uint64_t mask = ~(size - 1);
 
-    if (t->large_base != 1) {
-        mask &= t->large_mask;
-        while ((t->large_base ^ linear) & mask)
+    if (l->base != 1) {
+        mask &= l->mask;
+        while ((l->base ^ linear) & mask)
             mask <<= 1;
     }
-    t->large_mask = mask;
-    t->large_base = linear & mask;
+    l->mask = mask;
+    l->base = linear & mask;
+    l->global |= global;
 }
 
-static void tlb_set(struct tlb *t, enum mmu_mode mode, enum mmu_access access, gva linear,
-                    const uint8_t *host)
+static always_inline void tlb_set(struct tlb *tlb, enum mmu_mode mode, enum mmu_access access,
+                                  gva linear, const uint8_t *host, bool global)
 {
+    struct tlb_table *t = tlb->table[mode];
     gva page = linear & ~PAGE_MASK;
+    unsigned i = tlb_index(linear), block = i / TLB_BLOCK;
+    uint64_t *used = &t->used[access][block / 64], bit = BIT(i % TLB_BLOCK);
+    struct tlb_ways *w = &t->ways[access];
 
-    t->used |= (uint16_t)(1u << (mode * MMU_ACCESSES + access));
-    t->entry[mode][access][tlb_index(linear)] =
-        (struct tlb_entry){page, (uint64_t)(host - (linear & PAGE_MASK)) - page};
+    *used |= BIT(block % 64);
+    if (access == MMU_FETCH && w->tag[i] != tlb_tag(linear)) {
+        if (w->tag[i] != tlb_empty(i))
+            t->fetch_replaced = true;
+        t->code[i] = 0;
+    }
+    if (((t->global[access][block] & bit) != 0) != global)
+        t->global[access][block] ^= bit;
+    w->addend[i] = (uint64_t)(host - (linear & PAGE_MASK)) - page;
+    w->tag[i] = tlb_tag(linear);
+}
+
+/* The entries that a translation allows. `host`: of the byte at `linear`. */
+static always_inline void fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
+                               enum mmu_access access, const struct mmu_translation *t,
+                               const struct page *e, const uint8_t *host)
+{
+    if (t->page_size > 4 * KiB)
+        note_large(cpu->tlb, linear, t->page_size, t->global);
+    if (access == MMU_FETCH) {
+        tlb_set(cpu->tlb, mode, MMU_FETCH, linear, host, t->global);
+        return;
+    }
+    tlb_set(cpu->tlb, mode, MMU_READ, linear, host, t->global);
+    if (e->writable && t->writable && t->dirty && write_allowed(e->block, e->offset))
+        tlb_set(cpu->tlb, mode, MMU_WRITE, linear, host, t->global);
+}
+
+/* In 64-bit and compatibility mode canonical, else 32 bits wide. */
+static always_inline bool linear_is_valid(const struct cpu *cpu, gva linear)
+{
+    unsigned shift = cpu->cr4 & CR4_LA57 ? 7 : 16;
+
+    if (!(cpu->efer & EFER_LMA))
+        return linear <= UINT32_MAX;
+    return (uint64_t)((int64_t)(linear << shift) >> shift) == linear;
+}
+
+__attribute__((flatten)) bool mmu_fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
+                                       enum mmu_access access)
+{
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!linear_is_valid(cpu, linear) ||
+        walk(cpu, linear, mode, access, true, WALK_FILL, &t, &error) < 0)
+        return false;
+    e = phys_find(cpu, t.address, true);
+    if (!e.block ||
+        (access == MMU_WRITE && !target_is_cached(cpu, t.address, MMU_WRITE, WALK_FILL)))
+        return false;
+    cpu->tlb->misses++;
+    fill(cpu, linear, mode, access, &t, &e, e.block->host + e.offset + (t.address & PAGE_MASK));
+    return tlb_lookup(cpu, linear, 1, mode, access) != NULL;
+}
+
+__attribute__((flatten)) bool mmu_fill_code(struct cpu *cpu, gva linear, enum mmu_mode mode)
+{
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!linear_is_valid(cpu, linear) ||
+        walk(cpu, linear, mode, MMU_WRITE, true, WALK_CODE, &t, &error) < 0 ||
+        !target_is_cached(cpu, t.address, MMU_WRITE, WALK_CODE))
+        return false;
+    if (t.page_size > 4 * KiB)
+        note_large(cpu->tlb, linear, t.page_size, t.global);
+    e = phys_find(cpu, t.address, true);
+    tlb_set(cpu->tlb, mode, MMU_WRITE, linear, e.block->host + e.offset + (t.address & PAGE_MASK),
+            t.global);
+    cpu->tlb->table[mode]->ways[MMU_WRITE].tag[tlb_index(linear)] |= TLB_ASK;
+    return true;
 }
 
 _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)
@@ -351,38 +871,52 @@ _Noreturn static void page_fault(struct cpu *cpu, gva linear, uint32_t error)
     cpu_raise_error(cpu, EXC_PF, error);
 }
 
+static uint8_t *dry_access(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    const struct tlb *tlb = cpu->tlb;
+    uint8_t *host = tlb_find(tlb->set[tlb->current].table[mode], linear, 1, access);
+    struct mmu_translation t;
+    struct page e;
+    uint32_t error;
+
+    if (!host) {
+        if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
+            page_fault(cpu, linear, error);
+        e = phys_find(cpu, t.address, false);
+        if (!e.block || (access == MMU_WRITE && !e.writable))
+            tlb->dry->device(cpu);
+        host = e.block->host + e.offset + (t.address & PAGE_MASK);
+    }
+    return tlb->dry->page(cpu, host - (linear & PAGE_MASK), access == MMU_WRITE, false) +
+           (linear & PAGE_MASK);
+}
+
 uint8_t *mmu_access_page(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access,
                          gpa *address, struct ram_block **block, uint64_t *offset)
 {
     uint8_t *host = tlb_lookup(cpu, linear, 1, mode, access);
     struct mmu_translation t;
-    struct phys_entry *e;
+    struct page e;
     uint32_t error;
 
     *block = NULL;
     if (host)
         return host;
+    if (cpu->tlb->dry)
+        return dry_access(cpu, linear, mode, access);
     cpu->tlb->misses++;
     if (mmu_walk(cpu, linear, mode, access, true, &t, &error) < 0)
         page_fault(cpu, linear, error);
     *address = t.address;
-    e = phys_find(cpu, t.address);
-    if (!e || (access == MMU_WRITE && !e->writable))
+    e = phys_find(cpu, t.address, false);
+    if (!e.block || (access == MMU_WRITE && !e.writable))
         return NULL;
-    host = e->block->host + e->offset + (t.address & PAGE_MASK);
-    if (t.page_size > 4 * KiB)
-        note_large(cpu->tlb, linear, t.page_size);
-    if (access == MMU_FETCH) {
-        tlb_set(cpu->tlb, mode, MMU_FETCH, linear, host);
-        return host;
-    }
-    tlb_set(cpu->tlb, mode, MMU_READ, linear, host);
-    if (e->writable && t.writable && t.dirty) {
-        if (ram_write_is_plain(e->block, e->offset)) {
-            tlb_set(cpu->tlb, mode, MMU_WRITE, linear, host);
-        } else if (access == MMU_WRITE) {
-            *block = e->block;
-            *offset = e->offset + (t.address & PAGE_MASK);
+    host = e.block->host + e.offset + (t.address & PAGE_MASK);
+    fill(cpu, linear, mode, access, &t, &e, host);
+    if (access == MMU_WRITE) {
+        if (!ram_write_is_plain(e.block, e.offset)) {
+            *block = e.block;
+            *offset = e.offset + (t.address & PAGE_MASK);
         }
     }
     return host;
@@ -533,4 +1067,15 @@ bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3)
     }
     memcpy(cpu->pdptr, entry, sizeof(entry));
     return true;
+}
+
+bool mmu_fill_slow(struct cpu *cpu, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    struct mmu_translation t;
+    uint32_t error;
+
+    if (mmu_walk(cpu, linear, mode, access, false, &t, &error) < 0)
+        return false;
+    phys_find(cpu, t.address, false); /* known from now on, as the tables are that were walked */
+    return mmu_fill(cpu, linear, mode, access);
 }

@@ -259,6 +259,28 @@ static void alignment(struct defined *d, const struct cpu *cpu, const ZydisDecod
     }
 }
 
+/* A near branch to where code is can fault in one way only: by what it reads or pushes. */
+static bool one_fault(const struct cpu *cpu, const ZydisDecodedInstruction *in,
+                      const ZydisDecodedOperand *op)
+{
+    uint64_t to, base = cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base;
+
+    if (in->meta.branch_type != ZYDIS_BRANCH_TYPE_NEAR &&
+        in->meta.branch_type != ZYDIS_BRANCH_TYPE_SHORT)
+        return false;
+    if (in->mnemonic != ZYDIS_MNEMONIC_CALL)
+        return true;
+    if (op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        to = cpu->rip + in->length + op[0].imm.value.u;
+    else if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER)
+        to = register_value(cpu, op[0].reg.value, 0);
+    else
+        return false;
+    if (cpu->code_size != 8)
+        to &= size_mask(in->operand_width / 8);
+    return base + to - ARENA < (uint64_t)ARENA_PAGES * PAGE;
+}
+
 static bool has_prefix(const ZydisDecodedInstruction *in, uint8_t a, uint8_t b)
 {
     for (unsigned i = 0; i < in->raw.prefix_count; i++)
@@ -320,6 +342,8 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_RET:
     case ZYDIS_MNEMONIC_JMP:
     case ZYDIS_MNEMONIC_CALL:
+        if (one_fault(cpu, in, op))
+            break;
         d->any_fault = true; /* and what was pushed by then */
         d->fault_range = stack_below(cpu);
         break;
@@ -352,6 +376,15 @@ void defined_step(struct defined *d, const struct cpu *cpu, const ZydisDecodedIn
     case ZYDIS_MNEMONIC_CMPSW:
     case ZYDIS_MNEMONIC_CMPSD:
     case ZYDIS_MNEMONIC_CMPSQ: d->any_fault = in->meta.category == ZYDIS_CATEGORY_STRINGOP; break;
+    case ZYDIS_MNEMONIC_VPINSRB:
+    case ZYDIS_MNEMONIC_VPINSRW:
+    case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPINSRQ: /* Zen 4 now and then forgets the pushes just before */
+        if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+            ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op[2].reg.value) ==
+                ZYDIS_REGISTER_RSP)
+            d->give_up = "EVEX VPINSR of the stack pointer";
+        break;
     case ZYDIS_MNEMONIC_CLZERO:
         if (!cpu_has(cpu, FEATURE_CLZERO))
             d->give_up = "an instruction that the model leaves out";

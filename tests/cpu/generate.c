@@ -11,52 +11,15 @@
  * uses are given values that lead into the arena, if nothing earlier in the sequence fixed or
  * wrote them.
  */
-#include "oracle.h"
+#include "maker.h"
 
 #include <stdlib.h>
 #include <strings.h>
 
-enum { PROBES = 12 }; /* at most BATCH */
+enum { PROBES = 12 /* at most BATCH */, STRAIGHT_INSNS = 8 };
 
-enum encoding { LEGACY, VEX, EVEX };
-enum class {
-    CLASS_INTEGER,
-    CLASS_SYSTEM,
-    CLASS_X87,
-    CLASS_SSE,
-    CLASS_VEX,
-    CLASS_EVEX,
-    CLASS_MASK,
-    CLASSES,
-};
 /* How often each class is picked, of 100; what is left is random bytes. */
 static const uint8_t class_percent[CLASSES] = {45, 3, 10, 12, 10, 12, 3}; /* the rest: bytes */
-
-struct template
-{
-    uint8_t encoding, map, opcode, pp, w, l, modrm; /* modrm: reg; mod 3 or 0; rm if fixed_rm */
-    bool has_modrm, fixed_rm;
-    uint16_t mnemonic;
-};
-
-struct mnemonic_list {
-    uint16_t mnemonic;
-    bool foreign;          /* the host has it not: always #UD */
-    uint32_t first, count; /* in templates */
-};
-
-struct generator {
-    unsigned mode;
-    uint64_t seed;
-    ZydisDecoder decoder;
-    struct template *templates;
-    uint32_t count, capacity;
-    struct mnemonic_list *list[CLASSES];
-    unsigned listed[CLASSES];
-    bool has[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-    bool filtered;
-    const struct mnemonic_list *only; /* while probing */
-};
 
 const struct ldt_entry oracle_ldt[ORACLE_LDT_SIZE] = {
     {.base = ARENA, .limit = 0xffff, .is_32 = 1, .avl = 1},
@@ -131,7 +94,9 @@ uint64_t image_address(unsigned offset)
 {
     if (offset < IMAGE_LOW_PAGES * PAGE)
         return ARENA + (uint64_t)ARENA_DATA * PAGE + offset;
-    return ARENA_HIGH + (offset - (uint64_t)IMAGE_LOW_PAGES * PAGE);
+    if (offset < IMAGE_OPEN)
+        return ARENA_HIGH + (offset - (uint64_t)IMAGE_LOW_PAGES * PAGE);
+    return OPEN_BASE + (offset - (uint64_t)IMAGE_OPEN);
 }
 
 int image_offset(uint64_t address)
@@ -142,6 +107,8 @@ int image_offset(uint64_t address)
         return (int)low;
     if (address - ARENA_HIGH < (uint64_t)HIGH_PAGES * PAGE)
         return (int)(address - ARENA_HIGH) + IMAGE_LOW_PAGES * PAGE;
+    if (address - OPEN_BASE < (uint64_t)ARENA_CODE_PAGES * PAGE)
+        return (int)(address - OPEN_BASE) + IMAGE_OPEN;
     return -1;
 }
 
@@ -228,6 +195,48 @@ static unsigned template_bytes(const struct template *t, unsigned mode, uint8_t 
     return n;
 }
 
+/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
+static bool must_end(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT: return true;
+    default: break;
+    }
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_UD0:
+    case ZYDIS_MNEMONIC_UD1:
+    case ZYDIS_MNEMONIC_UD2: return true;
+    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
+    }
+}
+
+/* Those that a shape has its own of, or that end a case. */
+static bool never_suits(const ZydisDecodedInstruction *in)
+{
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP: return true;
+    default: return must_end(in);
+    }
+}
+
 struct built {
     struct template t;
     uint8_t class;
@@ -269,6 +278,7 @@ static void consider(struct generator *g, struct built **all, struct template t,
     (*all)[g->count].t = t;
     (*all)[g->count++].class = (uint8_t)class_of(&in);
     g->has[in.mnemonic] = true;
+    g->unsuited[in.mnemonic] = never_suits(&in);
 }
 
 static int built_order(const void *a, const void *b)
@@ -336,6 +346,7 @@ struct generator *generator_new(unsigned mode, const struct generator_options *o
     g->mode = mode;
     g->seed = o->seed;
     g->filtered = o->filter != NULL;
+    g->shape = o->shape;
     decoder_init(&g->decoder, mode);
     enumerate(g, &all, o);
     if (!g->count) {
@@ -359,6 +370,8 @@ struct generator *generator_new(unsigned mode, const struct generator_options *o
         last->count++;
     }
     free(all);
+    for (unsigned i = 0; i < g->listed[CLASS_INTEGER]; i++)
+        g->by_mnemonic[g->list[CLASS_INTEGER][i].mnemonic] = &g->list[CLASS_INTEGER][i];
     return g;
 }
 
@@ -383,10 +396,14 @@ int generator_probe(struct generator *g, struct error *err)
             r = native_run(PROBES, err);
             if (r < 0)
                 return r;
-            for (unsigned n = 0; n < PROBES; n++)
-                alien += c[n].insns == 0 || native_outcomes()[n].status != RAN ||
-                         (native_outcomes()[n].vector == EXC_UD &&
-                          native_outcomes()[n].out.rip == c[n].in.rip);
+            for (unsigned n = 0; n < PROBES; n++) {
+                const struct outcome *o = &native_outcomes()[n];
+
+                /* A fetch beyond the end of the code says nothing. */
+                alien += c[n].insns == 0 || o->status != RAN ||
+                         (o->out.rip == c[n].in.rip &&
+                          (o->vector == EXC_UD || (o->vector == EXC_PF && o->error & PF_I)));
+            }
             l->foreign = alien == PROBES;
         }
     return 0;
@@ -494,7 +511,7 @@ static uint64_t arena_offset(struct rng *r)
     return rng_below(r, ARENA_PAGES * PAGE);
 }
 
-static uint64_t arena_address(struct rng *r, unsigned mode)
+uint64_t arena_address(struct rng *r, unsigned mode)
 {
     if (mode == 64 && rng_percent(r, 20))
         return ARENA_HIGH +
@@ -573,10 +590,11 @@ void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE])
 {
     struct rng r = {seed ^ 0x6d656d6f7279};
 
-    memset(image, 0, IMAGE_SIZE);
+    memset(image, 0, IMAGE_OPEN);
+    memset(image + IMAGE_OPEN, 0xcc, IMAGE_SIZE - IMAGE_OPEN);
     if (!seed)
         return;
-    for (unsigned at = 0; at < IMAGE_SIZE; at += 8) {
+    for (unsigned at = 0; at < IMAGE_OPEN; at += 8) {
         uint64_t v;
 
         switch (rng_below(&r, 16)) {
@@ -722,7 +740,7 @@ static void random_segments(struct rng *r, unsigned mode, struct cpu_image *s)
     s->gs_base = mode != 64 ? 0 : rng_percent(r, 70) ? arena_address(r, 64) : 0;
 }
 
-static void random_state(struct rng *r, unsigned mode, struct cpu_image *s)
+void random_state(struct rng *r, unsigned mode, struct cpu_image *s)
 {
     uint64_t stack = ARENA + (uint64_t)ARENA_STACK * PAGE;
 
@@ -748,16 +766,6 @@ static void random_state(struct rng *r, unsigned mode, struct cpu_image *s)
 }
 
 /* ---- instructions -------------------------------------------------------------------------- */
-
-struct maker {
-    struct generator *g;
-    struct rng *r;
-    struct test_case *c;
-    uint32_t written; /* GPRs that something in the sequence changes */
-    uint32_t pinned;  /* GPRs whose initial value somebody relies on */
-    uint64_t undefined;
-    bool ended; /* the last one should be the last */
-};
 
 static unsigned put_modrm(struct maker *m, const struct template *t, uint8_t *b)
 {
@@ -786,6 +794,15 @@ static unsigned put_template(struct maker *m, const struct template *t, uint8_t 
     unsigned n = 0;
     uint8_t high = (uint8_t)(is_64 ? rng_below(r, 8) : 0); /* R X B */
 
+    if (m->shaped && rng_percent(r, 25)) /* SPL to DIL, or AH to BH, as long as REX stays away */
+        high = 0;
+    else if (m->shaped && is_64 && rng_percent(r, 40)) {
+        /* RAX, RCX, RSP; R10, R11, R15: those an engine may have put elsewhere */
+        unsigned reg = t->modrm >> 3 & 7;
+
+        high = (uint8_t)((reg == 2 || reg == 3 || reg == 7) << 2 | rng_below(r, 4));
+    }
+
     if (rng_percent(r, memory ? 10 : 3))
         b[n++] = segment[rng_below(r, 8)];
     if (rng_percent(r, memory ? 8 : 3))
@@ -797,7 +814,7 @@ static unsigned put_template(struct maker *m, const struct template *t, uint8_t 
             b[n++] = 0x66;
         if (rng_percent(r, 3))
             b[n++] = rng_percent(r, 50) ? 0xf2 : 0xf3;
-        if (rng_percent(r, memory ? 10 : 1))
+        if (m->lock || rng_percent(r, m->shaped ? 0 : memory ? 10 : 1))
             b[n++] = 0xf0;
         if (t->pp)
             b[n++] = legacy_prefix[t->pp];
@@ -848,17 +865,30 @@ static unsigned put_template(struct maker *m, const struct template *t, uint8_t 
     return n;
 }
 
+/* One of the mnemonics that are wanted next, or NULL where this mode has none of those tried. */
+static const struct mnemonic_list *pick_wanted(struct maker *m)
+{
+    unsigned n = 0;
+
+    while (m->wanted[n])
+        n++;
+    return m->g->by_mnemonic[m->wanted[rng_below(m->r, n)]];
+}
+
 static const struct template *pick_template(struct maker *m)
 {
+    static const uint8_t shaped_percent[CLASSES] = {74, 0, 6, 10, 5, 4, 1};
+    const uint8_t *percent = m->shaped ? shaped_percent : class_percent;
     struct generator *g = m->g;
     unsigned tries = 0;
     unsigned roll = rng_below(m->r, 100), class = 0;
-    const struct mnemonic_list *l;
+    const struct mnemonic_list *l = g->only;
+    const struct template *t;
 
-    if (g->only)
-        return &g->templates[g->only->first + rng_below(m->r, g->only->count)];
-    while (class < CLASSES && roll >= class_percent[class])
-        roll -= class_percent[class ++];
+    if (m->wanted)
+        l = pick_wanted(m);
+    while (!l && class < CLASSES && roll >= percent[class])
+        roll -= percent[class ++];
     if (class == CLASSES) {
         if (!g->filtered)
             return NULL;
@@ -866,15 +896,20 @@ static const struct template *pick_template(struct maker *m)
     }
     while (!g->listed[class]) /* some class has something: the generator exists */
         class = (class + 1) % CLASSES;
-    do
+    while (!l) {
         l = &g->list[class][rng_below(m->r, g->listed[class])];
-    while (l->foreign && !rng_percent(m->r, 5) && ++tries < 20);
-    return &g->templates[l->first + rng_below(m->r, l->count)];
+        if (m->shaped && g->unsuited[l->mnemonic])
+            l = NULL;
+        else if (l->foreign && (m->shaped || !rng_percent(m->r, 5)) && ++tries < 20)
+            l = NULL;
+    }
+    do
+        t = &g->templates[l->first + rng_below(m->r, l->count)];
+    while (m->memory && (!t->has_modrm || (t->modrm & 0xc0) == 0xc0) && ++tries < 60);
+    return t;
 }
 
-enum { NOT_GPR = 0xff };
-
-static unsigned gpr_number(ZydisRegister reg)
+unsigned gpr_number(ZydisRegister reg)
 {
     ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
 
@@ -888,7 +923,7 @@ static bool gpr_free(const struct maker *m, unsigned reg)
     return reg < GPR_COUNT && !((m->written | m->pinned) & 1u << reg);
 }
 
-static uint64_t segment_base(const struct maker *m, ZydisRegister reg)
+uint64_t segment_base(const struct maker *m, ZydisRegister reg)
 {
     ZyanI8 id = ZydisRegisterGetId(reg);
     uint16_t sel = id >= 0 && id < SEG_COUNT ? m->c->in.sel[id] : 0;
@@ -922,6 +957,7 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
     uint64_t target = in->address_width == 64 ? arena_address(m->r, 64)
                                               : ARENA + arena_offset(m->r);
     uint64_t offset, rest;
+    const bool bad = m->bad && op->mem.type != ZYDIS_MEMOP_TYPE_VSIB;
     bool rip = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
 
     if (base == GPR_RSP && index == NOT_GPR && !in->raw.disp.size)
@@ -929,6 +965,8 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
     if (op->size >= 512 * 8 && rng_percent(m->r, 70)) /* FXRSTOR, XRSTOR */
         target = ARENA + (uint64_t)ARENA_DATA * PAGE +
                  (rng_percent(m->r, 70) ? STATE_AT : COMPACT_STATE_AT);
+    if (bad)
+        target = bad_address(m, m->bad, op->size / 8);
     offset = target - segment_base(m, op->mem.segment);
     if (op->mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
         set_vector_index(m, (unsigned)ZydisRegisterGetId(op->mem.index) & 31);
@@ -948,7 +986,7 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
         gpr[base] = m->g->mode == 64 ? rest : (uint32_t)rest;
     } else if (want_size >= 2) {
         if (rip)
-            offset = ARENA + arena_offset(m->r) - next;
+            offset = (bad ? target : ARENA + arena_offset(m->r)) - next;
         else if (base != NOT_GPR)
             offset -= gpr[base];
         if (!rip && index != NOT_GPR)
@@ -964,37 +1002,13 @@ static void aim(struct maker *m, const ZydisDecodedInstruction *in, const ZydisD
         m->pinned |= 1u << index;
 }
 
-/* Must this be the last one: what it stores is partly undefined, or it goes elsewhere? */
-static bool must_end(const ZydisDecodedInstruction *in)
-{
-    switch (in->meta.category) {
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_XSAVE:
-    case ZYDIS_CATEGORY_XSAVEOPT: return true;
-    default: break;
-    }
-    switch (in->mnemonic) {
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_UD0:
-    case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2: return true;
-    default: return (in->attributes & ZYDIS_ATTRIB_IS_PRIVILEGED) != 0;
-    }
-}
-
 static uint64_t zydis_flags(ZydisAccessedFlagsMask f)
 {
     return f & (RFLAGS_STATUS | RFLAGS_DF);
 }
 
 /* Would it use a flag that is undefined by then? If not, follow what it does to flags. */
-static bool flags_pass(struct maker *m, const ZydisDecodedInstruction *in)
+bool flags_pass(struct maker *m, const ZydisDecodedInstruction *in)
 {
     const ZydisAccessedFlags *f = in->cpu_flags;
     bool maybe = in->meta.category == ZYDIS_CATEGORY_SHIFT ||
@@ -1046,6 +1060,142 @@ static void help(struct maker *m, const ZydisDecodedInstruction *in, const Zydis
             gpr[i] = (uint32_t)gpr[i];
 }
 
+static uint32_t registers_written(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+                                  unsigned operands)
+{
+    uint32_t mask = 0;
+
+    for (unsigned i = 0; i < operands; i++) {
+        unsigned reg = op[i].type == ZYDIS_OPERAND_TYPE_REGISTER ? gpr_number(op[i].reg.value)
+                       : in->meta.category == ZYDIS_CATEGORY_STRINGOP
+                           ? gpr_number(op[i].mem.base) /* moved, which Zydis does not say */
+                           : NOT_GPR;
+
+        if (reg < GPR_COUNT && (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY ||
+                                op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            mask |= 1u << reg;
+    }
+    return mask;
+}
+
+bool suits_shape(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+    uint32_t all = registers_written(in, op, in->operand_count);
+    bool stack = false;
+
+    if (never_suits(in))
+        return false;
+    switch (in->meta.category) {
+    case ZYDIS_CATEGORY_SEGOP: return rng_percent(m->r, 2);
+    case ZYDIS_CATEGORY_PUSH:
+    case ZYDIS_CATEGORY_POP: stack = true; break;
+    default: break;
+    }
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_LEAVE:
+        if (!rng_percent(m->r, 5))
+            return false;
+        stack = true;
+        break;
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_CLZERO:
+    case ZYDIS_MNEMONIC_POPF: /* often sets TF, which ends it */
+    case ZYDIS_MNEMONIC_POPFD:
+    case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_BOUND:
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+    case ZYDIS_MNEMONIC_AAM:
+        if (!rng_percent(m->r, 4))
+            return false;
+        break;
+    default: break;
+    }
+    if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && in->operand_count_visible &&
+        ZydisRegisterGetClass(op[0].reg.value) == ZYDIS_REGCLASS_SEGMENT &&
+        in->mnemonic != ZYDIS_MNEMONIC_PUSH && !rng_percent(m->r, 5))
+        return false;
+    if (in->mnemonic == ZYDIS_MNEMONIC_PAUSE &&
+        in->raw.rex.B) /* is XCHG with R8 to all but Zydis */
+        return false;
+    if (stack && m->keep_stack)
+        return false;
+    if ((all & ~(stack ? 1u << GPR_RSP : 0)) & m->reserved)
+        return false;
+    if (registers_written(in, op, in->operand_count_visible) & 1u << GPR_RSP &&
+        (m->keep_stack || !rng_percent(m->r, 2)))
+        return false;
+    return !(all & m->pinned & ~(1u << GPR_RSP)) || rng_percent(m->r, 3);
+}
+
+/* Legacy SSE wants it, and so does CMPXCHG16B. */
+static bool wants_alignment(const ZydisDecodedInstruction *in, unsigned size)
+{
+    return size == 16 && in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+           in->mnemonic != ZYDIS_MNEMONIC_MOVUPS && in->mnemonic != ZYDIS_MNEMONIC_MOVUPD &&
+           in->mnemonic != ZYDIS_MNEMONIC_MOVDQU && in->mnemonic != ZYDIS_MNEMONIC_LDDQU;
+}
+
+/* Do the memory operands lead where they should, as far as can be told now? */
+static bool lands(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+                  const uint8_t *b, uint64_t next)
+{
+    const uint64_t *gpr = m->c->in.gpr;
+    const uint32_t moved = m->written | registers_written(in, op, in->operand_count);
+    bool found = false;
+
+    if (in->meta.category == ZYDIS_CATEGORY_BITBYTE && in->operand_count_visible == 2 &&
+        op[0].type == ZYDIS_OPERAND_TYPE_MEMORY && op[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+        m->written & 1u << gpr_number(op[1].reg.value) && !rng_percent(m->r, 5))
+        return false;
+    for (unsigned i = 0; i < in->operand_count; i++) {
+        unsigned base = gpr_number(op[i].mem.base), index = gpr_number(op[i].mem.index);
+        bool rip = op[i].mem.base == ZYDIS_REGISTER_RIP || op[i].mem.base == ZYDIS_REGISTER_EIP;
+        bool write = (op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+        unsigned size = op[i].size / 8;
+        uint64_t at;
+        int first, last;
+
+        if (op[i].type != ZYDIS_OPERAND_TYPE_MEMORY || op[i].mem.type != ZYDIS_MEMOP_TYPE_MEM ||
+            base == GPR_RSP || !size)
+            continue;
+        if (rip)
+            base = NOT_GPR;
+        if (((base < GPR_COUNT && moved & 1u << base) ||
+             (index < GPR_COUNT && moved & 1u << index)) &&
+            (m->bad || !rng_percent(m->r, 3)))
+            return false;
+        /* aim() may have changed the displacement. */
+        at = in->raw.disp.size
+                 ? sign_extend(load_le(b + in->raw.disp.offset, in->raw.disp.size / 8),
+                               in->raw.disp.size)
+                 : 0;
+        if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX || !in->raw.disp.size)
+            at = (uint64_t)op[i].mem.disp.value;
+        at += rip ? next : base < GPR_COUNT ? gpr[base] : 0;
+        at += index < GPR_COUNT ? gpr[index] * op[i].mem.scale : 0;
+        if (in->address_width < 64)
+            at &= size_mask(in->address_width / 8);
+        at += segment_base(m, op[i].mem.segment);
+        if (m->bad) {
+            found |= is_bad(m->bad, at, size, write);
+            continue;
+        }
+        first = image_offset(at);
+        last = image_offset(at + size - 1);
+        if ((first < 0 || last < 0 || first >= IMAGE_OPEN || last >= IMAGE_OPEN ||
+             (write && (first / PAGE == ARENA_DATA_PAGES || last / PAGE == ARENA_DATA_PAGES))) &&
+            !rng_percent(m->r, 2))
+            return false;
+        if (wants_alignment(in, size) && at & 15 && !rng_percent(m->r, 5))
+            return false;
+        found = true;
+    }
+    return found || !(m->bad || m->memory);
+}
+
 static bool uses_written(const struct maker *m, const ZydisDecodedInstruction *in,
                          const ZydisDecodedOperand *op)
 {
@@ -1061,26 +1211,10 @@ static bool uses_written(const struct maker *m, const ZydisDecodedInstruction *i
     return false;
 }
 
-static void note_writes(struct maker *m, const ZydisDecodedInstruction *in,
-                        const ZydisDecodedOperand *op)
+void note_writes(struct maker *m, const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
-    for (unsigned i = 0; i < in->operand_count; i++) {
-        unsigned reg;
-
-        if (op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
-            continue;
-        reg = gpr_number(op[i].reg.value);
-        if (reg >= GPR_COUNT)
-            continue;
-        if (op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-            m->written |= 1u << reg;
-    }
+    m->written |= registers_written(in, op, in->operand_count);
 }
-
-struct branch {
-    uint8_t at, size, insn, selector_at; /* where the displacement stands in the code */
-    bool far, call;
-};
 
 /* Encodings that Intel and AMD take differently, or that the manuals call reserved. */
 static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction *in,
@@ -1125,11 +1259,10 @@ static bool vendors_differ(const struct maker *m, const ZydisDecodedInstruction 
     }
 }
 
-/* One instruction at the end of what is there. False: try again. */
-static bool make_one(struct maker *m, bool last, struct branch *branch)
+bool make_one(struct maker *m, bool last, struct branch *branch)
 {
     struct test_case *c = m->c;
-    uint8_t b[32];
+    uint8_t b[24];
     const struct template *t = pick_template(m);
     ZydisDecodedInstruction in;
     ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
@@ -1138,8 +1271,11 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
 
     if (t)
         n = put_template(m, t, b);
-    for (; n < sizeof(b); n++)
-        b[n] = (uint8_t)(rng_percent(m->r, 25) ? rng_below(m->r, 16) : rng_next(m->r));
+    for (; n < sizeof(b); n++) {
+        uint64_t v = rng_next(m->r);
+
+        b[n] = (uint8_t)(v >> 62 ? v : v & 15);
+    }
     if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&m->g->decoder, b, 15, &in, op))) {
         if (!last || !rng_percent(m->r, t ? 3 : 20))
             return false;
@@ -1155,7 +1291,7 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
     if (in.mnemonic == ZYDIS_MNEMONIC_INT &&
         (in.raw.imm[0].value.u == 0x80 || in.raw.imm[0].value.u == 0x2e))
         return false;
-    if (vendors_differ(m, &in, op))
+    if (vendors_differ(m, &in, op) || (m->shaped && !suits_shape(m, &in, op)))
         return false;
     if ((uses_written(m, &in, op) && rng_percent(m->r, 90)) || !flags_pass(m, &in))
         return false;
@@ -1165,16 +1301,22 @@ static bool make_one(struct maker *m, bool last, struct branch *branch)
         if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && op[i].mem.type != ZYDIS_MEMOP_TYPE_AGEN &&
             rng_percent(m->r, 95))
             aim(m, &in, &op[i], b, next);
+    if (m->shaped && !lands(m, &in, op, b, next))
+        return false;
+    if (m->shaped && !m->bad)
+        for (unsigned i = 0; i < in.operand_count; i++) /* its like may come again */
+            if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && gpr_number(op[i].mem.base) < GPR_COUNT)
+                m->pinned |= 1u << gpr_number(op[i].mem.base);
     note_writes(m, &in, op);
     if (in.raw.imm[0].is_relative && in.raw.imm[0].size)
-        *branch = (struct branch){.at = (uint8_t)(c->length + in.raw.imm[0].offset),
+        *branch = (struct branch){.at = (uint16_t)(c->length + in.raw.imm[0].offset),
                                   .size = in.raw.imm[0].size / 8,
-                                  .insn = (uint8_t)c->insns};
+                                  .insn = (uint16_t)c->insns};
     else if (in.operand_count && op[0].type == ZYDIS_OPERAND_TYPE_POINTER)
-        *branch = (struct branch){.at = (uint8_t)(c->length + in.raw.imm[0].offset),
+        *branch = (struct branch){.at = (uint16_t)(c->length + in.raw.imm[0].offset),
                                   .size = in.raw.imm[0].size / 8,
-                                  .insn = (uint8_t)c->insns,
-                                  .selector_at = (uint8_t)(c->length + in.raw.imm[1].offset),
+                                  .insn = (uint16_t)c->insns,
+                                  .selector_at = (uint16_t)(c->length + in.raw.imm[1].offset),
                                   .far = true,
                                   .call = in.meta.category == ZYDIS_CATEGORY_CALL};
     memcpy(c->code + c->length, b, in.length);
@@ -1217,6 +1359,35 @@ static void set_branch(struct maker *m, const struct branch *b)
     store_le(c->code + b->at, target - next, b->size);
 }
 
+void case_fix(struct test_case *c)
+{
+    for (unsigned i = 0; i < c->fixes; i++) {
+        const struct fix *f = &c->fix[i];
+        uint64_t to = (uint64_t)c->start[f->target] + f->plus;
+
+        if (f->kind == FIX_GPR)
+            c->in.gpr[f->at] = c->in.rip + to;
+        else
+            store_le(c->code + f->at,
+                     f->kind == FIX_ABSOLUTE ? c->in.rip + to : to - c->start[f->insn + 1],
+                     f->size);
+    }
+}
+
+static enum shape pick_shape(const struct generator *g, struct rng *r)
+{
+    unsigned roll = rng_below(r, 100);
+
+    if (g->only || g->filtered)
+        return SHAPE_STRAIGHT;
+    if (g->shape != SHAPE_MIXED)
+        return g->shape;
+    return roll < 40   ? SHAPE_STRAIGHT
+           : roll < 65 ? SHAPE_BRANCH
+           : roll < 95 ? SHAPE_LOOP
+                       : SHAPE_SELF_MODIFYING;
+}
+
 void generator_make(struct generator *g, uint64_t number, struct test_case *c)
 {
     struct rng r = {(g->seed + 1) * 0xd1342543de82ef95 ^
@@ -1230,15 +1401,26 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
     c->number = number;
     c->mode = g->mode;
     c->memory_seed = (g->seed << 20) + number / BATCH + 1;
+    c->shape = (uint8_t)pick_shape(g, &r);
+    while (c->shape != SHAPE_STRAIGHT) {
+        struct maker shaped = {.g = g, .r = &r, .c = c, .shaped = true};
+
+        if (shape_make(&shaped, (enum shape)c->shape))
+            return;
+        if (++tries == 20) { /* nothing but what stands behind every case */
+            c->insns = c->length = c->fixes = c->fault = 0;
+            return;
+        }
+    }
     random_state(&r, g->mode, &c->in);
-    want = rng_percent(&r, 50) ? 1 : 1 + rng_below(&r, MAX_INSNS);
+    want = rng_percent(&r, 50) ? 1 : 1 + rng_below(&r, STRAIGHT_INSNS);
     place = rng_below(&r, 100);
     c->code_offset = (uint16_t)(place < 65   ? rng_below(&r, 64)
                                 : place < 90 ? PAGE - rng_below(&r, 40)
                                              : 2 * PAGE - 1 - rng_below(&r, 40));
     c->in.rip = (g->mode == 16 ? CODE_BASE - ARENA : CODE_BASE) + c->code_offset;
     while (c->insns < want && !m.ended && tries++ < 400) {
-        c->start[c->insns] = (uint8_t)c->length;
+        c->start[c->insns] = (uint16_t)c->length;
         if (make_one(&m, c->insns + 1 == want, &branch[c->insns]))
             c->insns++;
     }
@@ -1247,7 +1429,7 @@ void generator_make(struct generator *g, uint64_t number, struct test_case *c)
         c->length = ARENA_CODE_PAGES * PAGE - c->code_offset;
     while (c->insns && c->start[c->insns - 1] >= c->length)
         c->insns--;
-    c->start[c->insns] = (uint8_t)c->length;
+    c->start[c->insns] = (uint16_t)c->length;
     if (g->mode != 64 && selector_is_16(c->in.sel[SEG_SS]))
         c->in.gpr[GPR_RSP] &= UINT16_MAX; /* IRETQ loads no more */
     for (unsigned i = 0; i < c->insns; i++)

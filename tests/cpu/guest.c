@@ -5,17 +5,25 @@
  * arena's pages at the linear addresses the native child has them. The CPU runs at privilege
  * level 3 with everything the host kernel gives its processes (CR4, Linux's descriptors in the
  * GDT, the LDT of oracle_ldt). Exceptions are delivered through the IDT to ring 0, where the run
- * ends: the pushed frame and the handler's address tell what happened.
+ * ends with HLT: the pushed frame and the handler's address tell what happened.
+ *
+ * There are two such guests. The pilot is the interpreter, one instruction at a time: it learns
+ * which results are undefined, which fault may be another, and whether the case ends. The other
+ * is the engine under test, of which nothing is seen but how it ends. They share nothing, so
+ * what one keeps of the code cannot help the other.
  */
 #include "oracle.h"
 
 #include "interp/interp.h"
 #include "memory/ram.h"
+#include "translator/translator.h"
 #include "x86/mmu.h"
 #include "x86/model.h"
 
 #include <cpuid.h>
+#include <signal.h>
 #include <stdlib.h>
+#include <sys/time.h>
 
 /* Guest-physical layout. */
 enum {
@@ -29,6 +37,7 @@ enum {
     PHYS_TABLES_END = 0x20000,
     PHYS_ARENA = 0x20000,
     PHYS_HIGH = 0x30000,
+    PHYS_OPEN = PHYS_ARENA + ARENA_OPEN * PAGE,
     PHYS_END = 0x40000,
 };
 #define KERNEL UINT64_C(0xffff800000000000)
@@ -37,9 +46,19 @@ enum { GDT_KERNEL_CODE = 0x10, GDT_KERNEL_DATA = 0x18, GDT_TSS = 0x40, GDT_LDT =
 enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_A = 0x20, PTE_D = 0x40 };
 #define PTE_NX BIT(63)
 
-enum { STEP_LIMIT = 20000 };
+/* Steps: a REP instruction is one, at most. */
+enum { STEP_LIMIT = 40000, RUN_LIMIT = 100 * STEP_LIMIT, DECODED = 256 };
 
-struct guest {
+/* What was decoded last at addresses that are alike: the bytes say whether it is still so. */
+struct decoded {
+    bool valid;
+    uint8_t which, size, bytes[15];
+    ZydisDecodedInstruction in;
+    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* One guest: its memory and CPU. */
+struct machine {
     const struct guest_engine *engine;
     struct cpu_model model;
     struct cpu *cpu;
@@ -50,39 +69,111 @@ struct guest {
     uint64_t next_table;
     uint64_t image_seed;
     uint8_t image[IMAGE_SIZE];
+};
+
+struct guest {
+    struct machine *pilot, *tested;
     ZydisDecoder decoder[3]; /* 64, 32, 16 */
+    struct decoded decoded[DECODED];
     const struct sabotage *sabotage;
     bool sabotaged;
 };
 
-static void step_interp(struct cpu *cpu)
+/* Slices of uneven size: a run may be stopped and taken up again anywhere. */
+static void run_interp(struct cpu *cpu, uint64_t limit)
 {
-    interp_step(cpu, 1);
+    for (uint64_t done = 0, slice = 1; done < limit; done += slice, slice = slice * 3 + 1)
+        if (interp_step(cpu, MIN(slice, limit - done)) != INTERP_OK)
+            break;
+}
+
+static void attach_translator(struct cpu *cpu, unsigned warm, uint64_t cache_size)
+{
+    struct translator_options o;
+
+    translator_options_default(&o);
+    o.warm = warm;
+    o.cache_size = cache_size;
+    o.log_path = getenv("BT_LOG");
+    o.verify = getenv("BT_VERIFY");
+    o.stats = getenv("BT_STATS") != NULL;
+    translator_attach(cpu, &o);
+}
+
+/* Translates what it executes the first time; a small cache is emptied often. */
+static void attach_bt(struct cpu *cpu)
+{
+    attach_translator(cpu, 0, 8 * MiB);
+}
+
+/* Interprets first, so that loops change over while they run; a cache that is always full. */
+static void attach_bt_warm(struct cpu *cpu)
+{
+    attach_translator(cpu, 3, 1 * MiB);
+}
+
+static struct cpu *volatile watched;
+static volatile sig_atomic_t ticks;
+
+static void tick(int signal)
+{
+    (void)signal;
+    ticks++;
+    if (watched)
+        cpu_post(watched, CPU_EVENT_EXIT);
+}
+
+/* It counts no instructions. A timer asks it to leave, wherever it is, and it goes on from there
+ * until that has happened too often. */
+static void run_bt(struct cpu *cpu, uint64_t limit)
+{
+    enum { PERIOD_US = 2000, PERIODS = 250 };
+    static const struct itimerval period = {{0, PERIOD_US}, {0, PERIOD_US}};
+    static const struct sigaction sa = {.sa_handler = tick, .sa_flags = SA_ONSTACK | SA_RESTART};
+    static bool started;
+    enum interp_result r;
+
+    (void)limit;
+    if (!started) {
+        sigaction(SIGVTALRM, &sa, NULL);
+        setitimer(ITIMER_VIRTUAL, &period, NULL);
+        started = true;
+    }
+    ticks = 0;
+    watched = cpu;
+    do {
+        cpu_retract(cpu, CPU_EVENT_EXIT);
+        r = translator_run(cpu);
+    } while (r == INTERP_OK || (r == INTERP_EVENT && ticks < PERIODS));
+    watched = NULL;
+    cpu_retract(cpu, CPU_EVENT_EXIT);
 }
 
 const struct guest_engine guest_engines[] = {
-    {"interp", interp_attach, interp_detach, step_interp},
+    {"interp", interp_attach, interp_detach, run_interp},
+    {"bt", attach_bt, translator_detach, run_bt},
+    {"bt-warm", attach_bt_warm, translator_detach, run_bt},
     {NULL, NULL, NULL, NULL},
 };
 
 /* ---- the guest's tables -------------------------------------------------------------------- */
 
-static void map_page(struct guest *g, uint64_t linear, uint64_t phys, uint64_t flags)
+static void map_page(struct machine *m, uint64_t linear, uint64_t phys, uint64_t flags)
 {
     uint64_t table = PHYS_TABLES;
 
     for (unsigned level = 3; level; level--) {
-        uint8_t *entry = g->ram->host + table + 8 * (linear >> (12 + 9 * level) & 511);
+        uint8_t *entry = m->ram->host + table + 8 * (linear >> (12 + 9 * level) & 511);
         uint64_t e = load_le(entry, 8);
 
         if (!(e & PTE_P)) {
-            e = g->next_table | PTE_P | PTE_W | PTE_U | PTE_A;
-            g->next_table += PAGE;
+            e = m->next_table | PTE_P | PTE_W | PTE_U | PTE_A;
+            m->next_table += PAGE;
             store_le(entry, e, 8);
         }
         table = e & 0x000ffffffffff000;
     }
-    store_le(g->ram->host + table + 8 * (linear >> 12 & 511), phys | flags | PTE_A | PTE_D, 8);
+    store_le(m->ram->host + table + 8 * (linear >> 12 & 511), phys | flags | PTE_A | PTE_D, 8);
 }
 
 static uint64_t descriptor(uint32_t base, uint32_t limit, unsigned access, unsigned flags)
@@ -92,22 +183,24 @@ static uint64_t descriptor(uint32_t base, uint32_t limit, unsigned access, unsig
            (uint64_t)(base >> 24) << 56;
 }
 
-static void build_tables(struct guest *g)
+static void build_tables(struct machine *m)
 {
     const uint64_t user = PTE_P | PTE_U;
-    uint8_t *ram = g->ram->host, *gdt = ram + PHYS_GDT;
+    uint8_t *ram = m->ram->host, *gdt = ram + PHYS_GDT;
 
-    g->next_table = PHYS_TABLES + PAGE;
+    m->next_table = PHYS_TABLES + PAGE;
     for (uint64_t p = 0; p < PHYS_TABLES; p += PAGE)
-        map_page(g, KERNEL + p, p, PTE_P | PTE_W);
+        map_page(m, KERNEL + p, p, PTE_P | PTE_W);
     for (unsigned p = ARENA_DATA; p < ARENA_DATA + IMAGE_LOW_PAGES; p++)
-        map_page(g, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE,
+        map_page(m, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE,
                  user | PTE_NX | (p == ARENA_RO ? 0 : PTE_W));
     for (unsigned p = ARENA_CODE; p < ARENA_CODE + ARENA_CODE_PAGES; p++)
-        map_page(g, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE, user);
+        map_page(m, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE, user);
     for (unsigned p = 0; p < HIGH_PAGES; p++)
-        map_page(g, ARENA_HIGH + (uint64_t)p * PAGE, PHYS_HIGH + (uint64_t)p * PAGE,
+        map_page(m, ARENA_HIGH + (uint64_t)p * PAGE, PHYS_HIGH + (uint64_t)p * PAGE,
                  user | PTE_NX | PTE_W);
+    for (unsigned p = ARENA_OPEN; p < ARENA_OPEN + ARENA_CODE_PAGES; p++)
+        map_page(m, ARENA + (uint64_t)p * PAGE, PHYS_ARENA + (uint64_t)p * PAGE, user | PTE_W);
     memset(ram + PHYS_ARENA + (ptrdiff_t)ARENA_CODE * PAGE, 0xcc, (size_t)ARENA_CODE_PAGES * PAGE);
     memset(ram + PHYS_STUBS, 0xf4, PAGE);
 
@@ -158,49 +251,61 @@ static struct segment segment_from(uint16_t selector, uint64_t d)
     return s;
 }
 
-static struct segment segment_by_selector(const struct guest *g, uint16_t selector)
+static struct segment segment_by_selector(const struct machine *m, uint16_t selector)
 {
     uint64_t table = selector & 4 ? PHYS_LDT : PHYS_GDT;
 
     if (selector < 4)
         return (struct segment){.selector = selector, .attr = ATTR_NULL};
-    return segment_from(selector, load_le(g->ram->host + table + (selector & ~7), 8));
+    return segment_from(selector, load_le(m->ram->host + table + (selector & ~7), 8));
 }
 
-struct guest *guest_new(const struct guest_engine *e, struct error *err)
+static void machine_free(struct machine *m)
 {
-    struct guest *g = xcalloc(1, sizeof(*g));
+    if (!m)
+        return;
+    if (m->cpu) {
+        m->engine->detach(m->cpu);
+        cpu_free(m->cpu);
+    }
+    memory_remove(m->region);
+    memory_map_free(m->memory);
+    memory_map_free(m->ports);
+    ram_block_free(m->ram);
+    free(m);
+}
+
+static struct machine *machine_new(const struct guest_engine *e, struct error *err)
+{
+    struct machine *m = xcalloc(1, sizeof(*m));
     unsigned a = 0, b = 0, c = 0, d = 0;
     struct cpu_limits limits;
     struct cpu *cpu;
 
-    g->engine = e;
+    m->engine = e;
     cpu_limits_software(&limits);
     /* What the interpreter has and the host lacks (SERIALIZE) has no judge here. */
     if (__get_cpuid_count(7, 0, &a, &b, &c, &d))
         limits.word[WORD_7_0_EDX] &= d;
-    if (cpu_model_build("max", &limits, 1, &g->model, err) < 0 ||
-        ram_block_new("oracle", PHYS_END, &g->ram, err) < 0) {
-        free(g);
+    if (cpu_model_build("max", &limits, 1, &m->model, err) < 0 ||
+        ram_block_new("oracle", PHYS_END, &m->ram, err) < 0) {
+        free(m);
         return NULL;
     }
-    g->memory = memory_map_new("memory", BIT(40));
-    g->ports = memory_map_new("ports", 65536);
-    if (memory_add_ram(g->memory, "ram", 0, PHYS_END, PRIORITY_DEFAULT, IN_ALL, g->ram, 0, true,
-                       &g->region, err) < 0) {
-        guest_free(g);
+    m->memory = memory_map_new("memory", BIT(40));
+    m->ports = memory_map_new("ports", 65536);
+    if (memory_add_ram(m->memory, "ram", 0, PHYS_END, PRIORITY_DEFAULT, IN_ALL, m->ram, 0, true,
+                       &m->region, err) < 0) {
+        machine_free(m);
         return NULL;
     }
-    build_tables(g);
-    decoder_init(&g->decoder[0], 64);
-    decoder_init(&g->decoder[1], 32);
-    decoder_init(&g->decoder[2], 16);
-    atomic_store(&g->a20, UINT64_MAX);
+    build_tables(m);
+    atomic_store(&m->a20, UINT64_MAX);
 
-    cpu = g->cpu = cpu_new(0, 0, &g->model);
-    cpu->memory = g->memory;
-    cpu->ports = g->ports;
-    cpu->a20_mask = &g->a20;
+    cpu = m->cpu = cpu_new(0, 0, &m->model);
+    cpu->memory = m->memory;
+    cpu->ports = m->ports;
+    cpu->a20_mask = &m->a20;
     cpu->apic_page = CPU_NO_APIC_PAGE;
     e->attach(cpu);
     cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
@@ -211,25 +316,42 @@ struct guest *guest_new(const struct guest_engine *e, struct error *err)
     cpu->xcr0 = native_xcr0();
     cpu->gdtr = (struct table_register){KERNEL + PHYS_GDT, 0x7f};
     cpu->idtr = (struct table_register){KERNEL + PHYS_IDT, 0xfff};
-    cpu->ldtr = segment_from(GDT_LDT, load_le(g->ram->host + PHYS_GDT + GDT_LDT, 8));
-    cpu->tr = segment_from(GDT_TSS, load_le(g->ram->host + PHYS_GDT + GDT_TSS, 8));
+    cpu->ldtr = segment_from(GDT_LDT, load_le(m->ram->host + PHYS_GDT + GDT_LDT, 8));
+    cpu->tr = segment_from(GDT_TSS, load_le(m->ram->host + PHYS_GDT + GDT_TSS, 8));
     cpu->ldtr.base |= KERNEL;
     cpu->tr.base |= KERNEL;
+    return m;
+}
+
+struct guest *guest_new(const struct guest_engine *e, struct error *err)
+{
+    struct guest *g = xcalloc(1, sizeof(*g));
+
+    decoder_init(&g->decoder[0], 64);
+    decoder_init(&g->decoder[1], 32);
+    decoder_init(&g->decoder[2], 16);
+    g->pilot = machine_new(&guest_engines[0], err);
+    g->tested = g->pilot ? machine_new(e, err) : NULL;
+    if (!g->tested) {
+        guest_free(g);
+        return NULL;
+    }
     return g;
+}
+
+struct guest *guest_again(const struct guest *g)
+{
+    struct error err = {0};
+
+    return guest_new(g->tested->engine, &err);
 }
 
 void guest_free(struct guest *g)
 {
     if (!g)
         return;
-    if (g->cpu) {
-        g->engine->detach(g->cpu);
-        cpu_free(g->cpu);
-    }
-    memory_remove(g->region);
-    memory_map_free(g->memory);
-    memory_map_free(g->ports);
-    ram_block_free(g->ram);
+    machine_free(g->pilot);
+    machine_free(g->tested);
     free(g);
 }
 
@@ -240,33 +362,47 @@ void guest_sabotage(struct guest *g, const struct sabotage *s)
 
 /* ---- a run --------------------------------------------------------------------------------- */
 
-static uint8_t *image_host(struct guest *g, unsigned offset)
+/* In guest-physical memory: what lies at an offset of the image, and the code. */
+static uint64_t image_at(unsigned offset)
 {
     if (offset < IMAGE_LOW_PAGES * PAGE)
-        return g->ram->host + PHYS_ARENA + (size_t)ARENA_DATA * PAGE + offset;
-    return g->ram->host + PHYS_HIGH + (offset - IMAGE_LOW_PAGES * PAGE);
+        return PHYS_ARENA + (uint64_t)ARENA_DATA * PAGE + offset;
+    if (offset < IMAGE_OPEN)
+        return PHYS_HIGH + (offset - (uint64_t)IMAGE_LOW_PAGES * PAGE);
+    return PHYS_OPEN + (offset - (uint64_t)IMAGE_OPEN);
 }
 
-static void load_case(struct guest *g, const struct test_case *c)
+static uint64_t code_at(const struct test_case *c)
+{
+    return code_base(c) - ARENA + PHYS_ARENA + c->code_offset;
+}
+
+/* As a device writes it: engines that keep something of the code have to be told. */
+static void write_ram(struct machine *m, uint64_t at, const void *from, size_t size)
+{
+    memcpy(m->ram->host + at, from, size);
+    ram_written(m->ram, at, size);
+}
+
+static void load_case(struct machine *m, const struct test_case *c)
 {
     const struct cpu_image *in = &c->in;
-    struct cpu *cpu = g->cpu;
+    struct cpu *cpu = m->cpu;
     bool other_mode;
 
-    if (c->memory_seed != g->image_seed || !g->image_seed) {
-        memory_image_fill(c->memory_seed, g->image);
-        g->image_seed = c->memory_seed;
+    if (c->memory_seed != m->image_seed || !m->image_seed) {
+        memory_image_fill(c->memory_seed, m->image);
+        m->image_seed = c->memory_seed;
         for (unsigned at = 0; at < IMAGE_SIZE; at += PAGE)
-            memcpy(image_host(g, at), g->image + at, PAGE);
+            write_ram(m, image_at(at), m->image + at, PAGE);
     }
-    memcpy(g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + c->code_offset, c->code,
-           c->length);
+    write_ram(m, code_at(c), c->code, c->length);
     memcpy(cpu->gpr, in->gpr, sizeof(cpu->gpr));
     cpu->rip = in->rip;
     cpu->rflags = in->rflags;
     other_mode = cpu->seg[SEG_CS].selector != in->sel[SEG_CS];
     for (unsigned i = 0; i < SEG_COUNT; i++)
-        cpu->seg[i] = segment_by_selector(g, in->sel[i]);
+        cpu->seg[i] = segment_by_selector(m, in->sel[i]);
     if (c->mode == 64) {
         cpu->seg[SEG_FS].base = in->fs_base;
         cpu->seg[SEG_GS].base = in->gs_base;
@@ -298,12 +434,14 @@ static bool has_error_code(unsigned vector)
 }
 
 /* After delivery: the handler's address and the frame on the ring-0 stack. */
-static void read_outcome(struct guest *g, struct outcome *o)
+static void read_outcome(struct machine *m, struct outcome *o)
 {
-    struct cpu *cpu = g->cpu;
+    struct cpu *cpu = m->cpu;
     uint64_t stub = cpu->rip - (KERNEL + PHYS_STUBS), sp = cpu->gpr[GPR_RSP];
-    const uint8_t *frame = g->ram->host + (sp - KERNEL);
+    const uint8_t *frame = m->ram->host + (sp - KERNEL);
 
+    memset(&o->out, 0, sizeof(o->out));
+    o->vector = 0;
     o->lines = 0;
     o->error = o->cr2 = 0;
     o->status = RAN;
@@ -337,19 +475,28 @@ static void read_outcome(struct guest *g, struct outcome *o)
     memcpy(o->out.k, cpu->k, sizeof(o->out.k));
 }
 
-static void collect(struct guest *g, struct outcome *o)
+/* Note what differs from the image, the case's code laid over it, and put back the image. */
+static void collect(struct machine *m, const struct test_case *c, struct outcome *o)
 {
+    static const uint8_t filling[MAX_CODE] = {[0 ... MAX_CODE - 1] = 0xcc};
+    unsigned open = IMAGE_OPEN + c->code_offset;
+
+    if (c->open)
+        memcpy(m->image + open, c->code, c->length);
     for (unsigned at = 0; at < IMAGE_SIZE; at += LINE) {
-        uint8_t *now = image_host(g, at);
+        uint8_t *now = m->ram->host + image_at(at);
         struct dirty_line *line;
 
-        if (!memcmp(now, g->image + at, LINE))
+        if (!memcmp(now, m->image + at, LINE))
             continue;
         line = &o->line[o->lines++];
         line->index = (uint16_t)(at / LINE);
         memcpy(line->bytes, now, LINE);
-        memcpy(now, g->image + at, LINE);
+        write_ram(m, image_at(at), m->image + at, LINE);
     }
+    if (c->open)
+        memcpy(m->image + open, filling, c->length);
+    write_ram(m, code_at(c), filling, c->length);
 }
 
 static void apply_sabotage(struct guest *g, struct outcome *o)
@@ -357,49 +504,74 @@ static void apply_sabotage(struct guest *g, struct outcome *o)
     switch (g->sabotage->what) {
     case SABOTAGE_GPR: o->out.gpr[GPR_RBX] ^= 4; break;
     case SABOTAGE_FLAG: o->out.rflags ^= g->sabotage->flag; break;
-    case SABOTAGE_MEMORY: *image_host(g, 100) ^= 0x80; break;
+    case SABOTAGE_MEMORY: g->tested->ram->host[image_at(100)] ^= 0x80; break;
     case SABOTAGE_VECTOR: o->vector ^= 1; break;
     case SABOTAGE_ZMM: o->out.zmm[3][17] ^= 1; break;
     }
 }
 
-/* Decode what stands at RIP, from the code pages only: nothing else can be executed. */
-static bool decode(struct guest *g, ZydisDecodedInstruction *in, ZydisDecodedOperand *op)
+/* Where RIP is in the pages of code, from the first page of all; or -1. */
+static int code_position(const struct machine *m)
 {
-    struct cpu *cpu = g->cpu;
-    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
-    unsigned which = cpu->code_size == 8 ? 0 : cpu->code_size == 4 ? 1 : 2;
+    const struct cpu *cpu = m->cpu;
+    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - ARENA;
+    const uint64_t size = ARENA_CODE_PAGES * PAGE;
 
-    if (at >= (uint64_t)ARENA_CODE_PAGES * PAGE)
-        return false;
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(
-            &g->decoder[which], g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at,
-            MIN(15, (uint64_t)ARENA_CODE_PAGES * PAGE - at), in, op)))
-        return false;
+    return at - ARENA_CODE * PAGE < size || at - ARENA_OPEN * PAGE < size ? (int)at : -1;
+}
+
+static unsigned code_left(int at)
+{
+    int end = (at < ARENA_OPEN * PAGE ? ARENA_CODE : ARENA_OPEN) * PAGE + ARENA_CODE_PAGES * PAGE;
+
+    return (unsigned)(end - at);
+}
+
+/* Decode what stands at RIP, from the code pages only: nothing else can be executed. */
+static const struct decoded *decode(struct guest *g)
+{
+    const struct machine *m = g->pilot;
+    struct cpu *cpu = m->cpu;
+    int at = code_position(m);
+    unsigned which = cpu->code_size == 8 ? 0 : cpu->code_size == 4 ? 1 : 2, size;
+    const uint8_t *bytes = m->ram->host + PHYS_ARENA + at;
+    struct decoded *d;
+
+    if (at < 0)
+        return NULL;
+    d = &g->decoded[at % DECODED];
+    size = MIN(15, code_left(at));
+    if (d->size == size && d->which == which && !memcmp(d->bytes, bytes, size))
+        return d->valid ? d : NULL;
+    d->size = (uint8_t)size;
+    d->which = (uint8_t)which;
+    memcpy(d->bytes, bytes, size);
+    d->valid = ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder[which], bytes, size, &d->in, d->op));
+    if (!d->valid)
+        return NULL;
     /* Zydis 4.0 makes R13D of a base that is not there when 67 and REX.B are. */
-    if (which == 0 && in->attributes & ZYDIS_ATTRIB_HAS_SIB && in->raw.modrm.mod == 0 &&
-        in->raw.sib.base == 5)
-        for (unsigned i = 0; i < in->operand_count_visible; i++)
-            if (op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-                op[i].mem.base = ZYDIS_REGISTER_NONE;
-                op[i].mem.disp.value = in->raw.disp.value;
+    if (which == 0 && d->in.attributes & ZYDIS_ATTRIB_HAS_SIB && d->in.raw.modrm.mod == 0 &&
+        d->in.raw.sib.base == 5)
+        for (unsigned i = 0; i < d->in.operand_count_visible; i++)
+            if (d->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
+                d->op[i].mem.base = ZYDIS_REGISTER_NONE;
+                d->op[i].mem.disp.value = d->in.raw.disp.value;
             }
-    return true;
+    return d;
 }
 
 /* Some encodings in the VEX and EVEX space are reserved, and processors take some of them. */
-static bool reserved(struct guest *g, bool *lock)
+static bool reserved(const struct machine *m, bool *lock)
 {
-    struct cpu *cpu = g->cpu;
-    uint64_t at = cpu->rip + (cpu->code_size == 8 ? 0 : cpu->seg[SEG_CS].base) - CODE_BASE;
+    const uint8_t *arena = m->ram->host + PHYS_ARENA;
+    int at = code_position(m);
+    unsigned left = at < 0 ? 0 : code_left(at);
 
     *lock = false;
-    for (; at < (uint64_t)ARENA_CODE_PAGES * PAGE; at++) {
-        uint8_t byte = g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at];
-
-        if (cpu->code_size == 8 && (byte & 0xf0) == 0x40)
+    for (; left; at++, left--) {
+        if (m->cpu->code_size == 8 && (arena[at] & 0xf0) == 0x40)
             continue;
-        switch (byte) {
+        switch (arena[at]) {
         case 0x26:
         case 0x2e:
         case 0x36:
@@ -414,45 +586,49 @@ static bool reserved(struct guest *g, bool *lock)
         case 0xc4:
         case 0xc5:
         case 0x62: return true;
-        case 0x0f: /* AMD takes LOCK before VERR and VERW */
-            return *lock && !g->ram->host[PHYS_ARENA + (size_t)ARENA_CODE * PAGE + at + 1];
+        case 0x0f: /* AMD takes LOCK before VERR and VERW */ return *lock && !arena[at + 1];
         default: return false;
         }
     }
     return false;
 }
 
-void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, struct defined *d,
-               struct coverage *coverage)
+/* The way through a case, one instruction after the other. */
+static void fly(struct guest *g, const struct test_case *c, struct seen *seen,
+                struct coverage *coverage)
 {
-    struct cpu *cpu = g->cpu;
-    ZydisDecodedInstruction in;
-    ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+    struct machine *m = g->pilot;
+    struct cpu *cpu = m->cpu;
+    struct defined *d = &seen->defined;
+    uint64_t fault_rip = c->fault ? c->in.rip + c->start[c->fault_insn] : UINT64_MAX;
 
-    memset(d, 0, sizeof(*d));
+    memset(seen, 0, sizeof(*seen));
     g->sabotaged = false;
-    load_case(g, c);
-    for (unsigned i = 0; i < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING; i++) {
+    load_case(m, c);
+    for (; seen->steps < STEP_LIMIT && cpu->cpl == 3 && cpu->activity == CPU_RUNNING;
+         seen->steps++) {
         uint64_t flags_before = d->flags, rip = cpu->rip;
         unsigned code_size = cpu->code_size;
-        bool valid = decode(g, &in, op), faulted, lock;
+        const struct decoded *decoded = decode(g);
+        const ZydisDecodedInstruction *in = decoded ? &decoded->in : NULL;
+        bool faulted, lock;
 
-        if (valid) {
-            coverage->executed[in.mnemonic]++;
-            if (mnemonic_excluded(in.mnemonic)) /* a branch went into the middle of something */
+        if (in) {
+            coverage->executed[in->mnemonic]++;
+            if (mnemonic_excluded(in->mnemonic)) /* a branch went into the middle of something */
                 d->give_up = "an excluded instruction";
-            defined_step(d, cpu, &in, op);
+            defined_step(d, cpu, in, decoded->op);
         } else {
-            if (reserved(g, &lock))
+            if (reserved(m, &lock))
                 d->give_up = "a reserved encoding";
             d->any_fault = lock; /* #UD for LOCK, or a fault of the operand first */
         }
-        g->engine->step(cpu);
-        if (!valid)
+        interp_step(cpu, 1);
+        if (!in)
             continue;
-        if (in.mnemonic == ZYDIS_MNEMONIC_CALL && cpu->cpl == 3 && cpu->code_size != code_size)
+        if (in->mnemonic == ZYDIS_MNEMONIC_CALL && cpu->cpl == 3 && cpu->code_size != code_size)
             d->give_up = "the stack of a call that changes the mode";
-        faulted = cpu->cpl != 3 && load_le(g->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
+        faulted = cpu->cpl != 3 && load_le(m->ram->host + PHYS_STACK_TOP - 40, 8) == rip;
         if (faulted) {
             d->flags = flags_before | d->fault_flags;
             if (d->fault_give_up)
@@ -461,15 +637,41 @@ void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, st
                 defined_ignore(d, d->fault_range);
         } else {
             d->any_address = d->any_fault = false;
-            coverage->retired[in.mnemonic]++;
+            seen->fault_passes += rip == fault_rip;
+            coverage->retired[in->mnemonic]++;
         }
-        if (g->sabotage && g->sabotage->mnemonic == in.mnemonic &&
+        if (g->sabotage && g->sabotage->mnemonic == in->mnemonic &&
             (!faulted || g->sabotage->what == SABOTAGE_VECTOR))
             g->sabotaged = true;
     }
-    read_outcome(g, o);
+    if (seen->steps == STEP_LIMIT)
+        d->give_up = "too long";
+}
+
+void guest_run(struct guest *g, const struct test_case *c, struct outcome *o, struct seen *seen,
+               struct coverage *coverage)
+{
+    fly(g, c, seen, coverage);
+    o->lines = 0;
+    collect(g->pilot, c, o);
+    if (seen->defined.give_up)
+        return;
+    load_case(g->tested, c);
+    g->tested->engine->run(g->tested->cpu, RUN_LIMIT);
+    read_outcome(g->tested, o);
     if (g->sabotaged && o->status == RAN)
         apply_sabotage(g, o);
-    collect(g, o);
-    memset(g->ram->host + PHYS_ARENA + (size_t)ARENA_CODE * PAGE + c->code_offset, 0xcc, c->length);
+    collect(g->tested, c, o);
+}
+
+bool guest_ends(struct guest *g, const struct test_case *c)
+{
+    static struct coverage unused;
+    static struct outcome o;
+    struct seen seen;
+
+    fly(g, c, &seen, &unused);
+    o.lines = 0;
+    collect(g->pilot, c, &o);
+    return seen.steps < STEP_LIMIT;
 }

@@ -7,8 +7,10 @@
  */
 #include "oracle.h"
 
-#include <stdarg.h>
 #include <stdlib.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 static const char gpr_name[GPR_COUNT][4] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
                                             "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
@@ -75,6 +77,8 @@ static void compare_memory(struct judge *j, const struct test_case *c, const str
         memory_image_fill(c->memory_seed, image);
         image_seed = c->memory_seed;
     }
+    if (c->open)
+        memcpy(image + IMAGE_OPEN + c->code_offset, c->code, c->length);
     while (a < want->lines || b < got->lines) {
         unsigned ia = a < want->lines ? want->line[a].index : UINT32_MAX;
         unsigned ib = b < got->lines ? got->line[b].index : UINT32_MAX;
@@ -94,6 +98,7 @@ static void compare_memory(struct judge *j, const struct test_case *c, const str
                 differ(j, name, wa[i], gb[i]);
         }
     }
+    memset(image + IMAGE_OPEN + c->code_offset, 0xcc, c->length);
 }
 
 static bool has_error_code(unsigned vector)
@@ -225,7 +230,7 @@ int case_check(struct guest *g, const struct test_case *c, FILE *report, struct 
     static struct outcome got;
     static struct coverage unused;
     struct outcome *want = native_outcomes();
-    struct defined d;
+    struct seen seen;
     int r;
 
     if (c != native_cases())
@@ -235,15 +240,39 @@ int case_check(struct guest *g, const struct test_case *c, FILE *report, struct 
         return r;
     if (want->status != RAN)
         return 1;
-    guest_run(g, c, &got, &d, &unused);
-    return d.give_up || outcomes_agree(c, want, &got, &d, report);
+    guest_run(g, c, &got, &seen, &unused);
+    return seen.defined.give_up || outcomes_agree(c, want, &got, &seen.defined, report);
 }
 
-/* Keep the change if the case still fails. */
-static int try_change(struct guest *g, struct test_case *c, const struct test_case *changed,
-                      bool *progress, struct error *err)
+bool case_crashes(struct guest *g, const struct test_case *c)
 {
-    int r = case_check(g, changed, NULL, err);
+    static struct coverage unused;
+    static struct outcome got;
+    struct seen seen;
+    pid_t pid = fork();
+    int status;
+
+    if (pid == 0) {
+        struct rlimit none = {0, 0};
+
+        /* Of its own: an engine's memory may be shared with us. */
+        g = guest_again(g);
+        setrlimit(RLIMIT_CORE, &none);
+        close_range(1, 2, 0);
+        if (g)
+            guest_run(g, c, &got, &seen, &unused);
+        _exit(0);
+    }
+    return pid > 0 && waitpid(pid, &status, 0) == pid && WIFSIGNALED(status);
+}
+
+/* Keep the change if the case still fails, or takes the process with it if that is the failure. */
+static int try_change(struct guest *g, struct test_case *c, const struct test_case *changed,
+                      bool crash, bool *progress, struct error *err)
+{
+    int r = !guest_ends(g, changed) ? 1
+            : crash                 ? !case_crashes(g, changed)
+                                    : case_check(g, changed, NULL, err);
 
     if (r == 0) {
         *c = *changed;
@@ -252,19 +281,40 @@ static int try_change(struct guest *g, struct test_case *c, const struct test_ca
     return r < 0 ? r : 0;
 }
 
+/* Jumps still lead where they did, or to what stands there now. */
 static void remove_insn(struct test_case *c, unsigned i)
 {
-    unsigned size = (unsigned)(c->start[i + 1] - c->start[i]);
+    const unsigned from = c->start[i], size = (unsigned)(c->start[i + 1] - from);
+    unsigned kept = 0;
 
-    memmove(c->code + c->start[i], c->code + c->start[i + 1], c->length - c->start[i + 1]);
+    memmove(c->code + from, c->code + from + size, c->length - from - size);
     c->length -= size;
     c->insns--;
     for (unsigned n = i; n <= c->insns; n++)
-        c->start[n] = (uint8_t)(c->start[n + 1] - size);
+        c->start[n] = (uint16_t)(c->start[n + 1] - size);
+    for (unsigned n = 0; n < c->fixes; n++) {
+        struct fix f = c->fix[n];
+
+        if (f.kind != FIX_GPR && f.insn == i)
+            continue;
+        if (f.kind != FIX_GPR && f.insn > i) {
+            f.insn--;
+            f.at = (uint16_t)(f.at - size);
+        }
+        if (f.target == i)
+            f.plus = 0;
+        f.target = (uint8_t)(f.target - (f.target > i));
+        c->fix[kept++] = f;
+    }
+    c->fixes = kept;
+    if (c->fault_insn == i)
+        c->fault = FAULT_NONE;
+    c->fault_insn = (uint8_t)(c->fault_insn - (c->fault_insn > i));
+    case_fix(c);
 }
 
 /* The n-th simplification of the state; false: it is that simple already. */
-enum { SIMPLIFICATIONS = 16 + 32 + 32 + 8 + 8 + 8 };
+enum { SIMPLIFICATIONS = 16 + 32 + 32 + 8 + 8 + 8 + 16 };
 static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
 {
     struct cpu_image before = *s;
@@ -294,6 +344,8 @@ static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
         s->gs_base = 0;
     else if (n == 102)
         c->memory_seed = 0;
+    else if (n >= 104)
+        s->gpr[n - 104] = MIN(s->gpr[n - 104], 2); /* counts */
     else if (c->mode == 64)
         s->sel[SEG_DS] = s->sel[SEG_ES] = 0;
     /* As the processor keeps them: pending means unmasked. */
@@ -301,7 +353,7 @@ static bool simplify(struct cpu_image *s, struct test_case *c, unsigned n)
     return memcmp(&before, s, sizeof(*s)) != 0 || seed != c->memory_seed;
 }
 
-int case_shrink(struct guest *g, struct test_case *c, struct error *err)
+int case_shrink(struct guest *g, struct test_case *c, bool crash, struct error *err)
 {
     static struct test_case t;
     bool progress;
@@ -309,21 +361,23 @@ int case_shrink(struct guest *g, struct test_case *c, struct error *err)
 
     do {
         progress = false;
-        for (unsigned i = 0; i < c->insns && c->insns > 1 && r == 0;) {
-            bool removed = false;
+        for (unsigned some = 8; some && r == 0; some /= 2)
+            for (unsigned i = 0; i + some <= c->insns && c->insns > some && r == 0;) {
+                bool removed = false;
 
-            t = *c;
-            remove_insn(&t, i);
-            r = try_change(g, c, &t, &removed, err);
-            if (removed)
-                progress = true;
-            else
-                i++;
-        }
+                t = *c;
+                for (unsigned n = 0; n < some; n++)
+                    remove_insn(&t, i);
+                r = try_change(g, c, &t, crash, &removed, err);
+                if (removed)
+                    progress = true;
+                else
+                    i++;
+            }
         for (unsigned n = 0; n < SIMPLIFICATIONS && r == 0; n++) {
             t = *c;
             if (simplify(&t.in, &t, n))
-                r = try_change(g, c, &t, &progress, err);
+                r = try_change(g, c, &t, crash, &progress, err);
         }
     } while (progress && r == 0);
     return r;

@@ -8,11 +8,16 @@
 
 #include <errno.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <time.h>
 
 enum { EXIT_SKIP = 77, MODES = 3, MAX_KINDS = 256, REPORT_SIZE = 2000 };
 static const unsigned modes[MODES] = {64, 32, 16};
+static const char shape_name[SHAPES][9] = {"straight", "branch", "loop", "smc"};
+
+static const char fault_name[FAULT_KINDS][14] = {
+    "", "absent", "read-only", "crossing", "non-canonical", "limit", "stack", "walk"};
 
 struct options {
     struct generator_options make;
@@ -33,7 +38,9 @@ struct run {
     struct guest *guest;
     struct coverage coverage;
     bool possible[ZYDIS_MNEMONIC_MAX_VALUE + 1];
-    uint64_t ended[256]; /* by vector, on the host */
+    uint64_t ended[256];                                         /* by vector, on the host */
+    uint64_t planned[FAULT_KINDS], happened[FAULT_KINDS], later; /* faults: see count_fault() */
+    uint64_t steps[SHAPES], of_shape[SHAPES], whole[SHAPES];
     uint64_t done[MODES], compared, gave_up, left, hung, broken, failures;
     struct kind kind[MAX_KINDS];
     unsigned kinds;
@@ -55,6 +62,45 @@ enum { SHADOWED = 0 };
 #endif
 
 static struct outcome got;
+
+/* What to say if the engine takes us with it. */
+static const struct test_case *volatile current;
+static const struct options *current_options;
+
+/* " --mode 64 --seed 1 --sequence 5": how to make this case again. */
+static void print_origin(const struct options *o, const struct test_case *c, char *out, size_t size)
+{
+    bool mixed = o->make.shape == SHAPE_MIXED;
+
+    snprintf(out, size, "--mode %u --seed %llu%s%s --sequence %llu", c->mode,
+             (unsigned long long)o->make.seed, mixed ? "" : " --shape ",
+             mixed ? "" : shape_name[o->make.shape], (unsigned long long)c->number);
+}
+
+static void crashed(int number)
+{
+    char text[120] = "outside of a sequence";
+
+    signal(number, SIG_DFL);
+    if (current)
+        print_origin(current_options, (const struct test_case *)current, text, sizeof(text));
+    printf("\nCRASH (signal %d): %s\n", number, text);
+    if (current)
+        case_print((const struct test_case *)current, stdout);
+    fflush(stdout);
+    raise(number);
+}
+
+static void catch_crashes(void)
+{
+    static const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGTRAP, SIGABRT};
+
+    for (size_t i = 0; i < ARRAY_SIZE(signals); i++) {
+        struct sigaction sa = {.sa_handler = crashed, .sa_flags = SA_ONSTACK | SA_NODEFER};
+
+        sigaction(signals[i], &sa, NULL);
+    }
+}
 
 /* "mul add: RAX RFLAGS" */
 static void name_kind(const struct test_case *c, const char *report, char *out, size_t size)
@@ -92,7 +138,7 @@ static void name_kind(const struct test_case *c, const char *report, char *out, 
 static int report_failure(struct run *r, const struct test_case *failed, const char *in_batch)
 {
     static struct test_case c;
-    char *text = NULL, name[sizeof(r->kind[0].text)];
+    char *text = NULL, name[sizeof(r->kind[0].text)], origin[120];
     size_t size;
     FILE *report;
     int ret;
@@ -108,7 +154,7 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
         return 0;
     }
     if (r->o->shrink) {
-        ret = case_shrink(r->guest, &c, &r->err);
+        ret = case_shrink(r->guest, &c, false, &r->err);
         if (ret < 0)
             return ret;
     }
@@ -122,8 +168,8 @@ static int report_failure(struct run *r, const struct test_case *failed, const c
             free(text);
             return ret < 0 ? ret : 0;
         }
-    printf("DIFFERS: %s   (--mode %u --seed %llu --sequence %llu)\n", name, c.mode,
-           (unsigned long long)r->o->make.seed, (unsigned long long)c.number);
+    print_origin(r->o, &c, origin, sizeof(origin));
+    printf("DIFFERS: %s   (%s)\n", name, origin);
     case_print(&c, stdout);
     printf("%s\n", text);
     free(text);
@@ -139,38 +185,62 @@ static bool enough(const struct run *r)
     return r->kinds >= r->o->kinds || r->kinds == MAX_KINDS || r->failures > 5000;
 }
 
+/* Did the case run into what it was made for? And not before the instruction had ended well? */
+static void count_fault(struct run *r, const struct test_case *c, const struct outcome *want,
+                        const struct seen *seen)
+{
+    bool memory = want->vector == EXC_SS || want->vector == EXC_GP || want->vector == EXC_PF;
+
+    r->planned[c->fault]++;
+    if (!memory ||
+        (c->fault != FAULT_STACK && want->out.rip != c->in.rip + c->start[c->fault_insn]))
+        return;
+    r->happened[c->fault]++;
+    r->later += seen->fault_passes > 0;
+}
+
 /* What the engine made of a case that the host ran. */
 static bool judge(struct run *r, const struct test_case *c, const struct outcome *want,
                   char text[REPORT_SIZE])
 {
-    struct defined d;
+    struct seen seen;
+    const struct defined *d = &seen.defined;
     FILE *report;
 
     if (want->status != RAN) {
+        char origin[120];
+
+        print_origin(r->o, c, origin, sizeof(origin));
         r->left += want->status == LEFT;
         r->hung += want->status == HUNG || want->status == DIED;
         if (want->status == HUNG || want->status == DIED)
-            printf("the host %s: --mode %u --seed %llu --sequence %llu\n",
-                   want->status == HUNG ? "does not end" : "process dies", c->mode,
-                   (unsigned long long)r->o->make.seed, (unsigned long long)c->number);
+            printf("the host %s: %s\n", want->status == HUNG ? "does not end" : "process dies",
+                   origin);
         r->broken += want->status == BROKEN;
         return true;
     }
     r->ended[want->vector]++;
     if (!r->guest)
         return true;
-    guest_run(r->guest, c, &got, &d, &r->coverage);
-    if (d.give_up) {
+    current = c;
+    guest_run(r->guest, c, &got, &seen, &r->coverage);
+    current = NULL;
+    r->of_shape[c->shape]++;
+    r->steps[c->shape] += seen.steps;
+    r->whole[c->shape] += want->vector == EXC_BP;
+    if (d->give_up) {
         r->gave_up++;
         return true;
     }
+    if (c->fault)
+        count_fault(r, c, want, &seen);
     if (SHADOWED)
         return true;
     r->compared++;
-    if (outcomes_agree(c, want, &got, &d, NULL))
+    if (outcomes_agree(c, want, &got, d, NULL))
         return true;
     report = fmemopen(text, REPORT_SIZE, "w");
-    outcomes_agree(c, want, &got, &d, report);
+    outcomes_agree(c, want, &got, d, report);
     fclose(report);
     text[REPORT_SIZE - 1] = 0;
     return false;
@@ -204,8 +274,17 @@ static int run_mode(struct run *r, unsigned mode)
 
         for (; count < BATCH && n < end; count++)
             generator_make(g, n++, &native_cases()[count]);
-        if (o->one)
+        if (o->one) {
             case_print(native_cases(), stdout);
+            if (r->guest && o->shrink && case_crashes(r->guest, native_cases())) {
+                static struct test_case c;
+
+                c = native_cases()[0];
+                case_shrink(r->guest, &c, true, &r->err);
+                printf("CRASH, of which this is enough:\n");
+                case_print(&c, stdout);
+            }
+        }
         ret = native_run(count, &r->err);
         if (ret < 0)
             return ret;
@@ -276,6 +355,18 @@ static void print_summary(struct run *r, double seconds)
             printf("\n");
         }
     }
+    for (unsigned i = 0; i < SHAPES; i++)
+        if (r->of_shape[i])
+            printf("%s: %llu sequences, %llu.%llu instructions each, %llu ran to the end\n",
+                   shape_name[i], (unsigned long long)r->of_shape[i],
+                   (unsigned long long)(r->steps[i] / r->of_shape[i]),
+                   (unsigned long long)(r->steps[i] * 10 / r->of_shape[i] % 10),
+                   (unsigned long long)r->whole[i]);
+    printf("faults made:");
+    for (unsigned i = 1; i < FAULT_KINDS; i++)
+        printf(" %s %llu of %llu,", fault_name[i], (unsigned long long)r->happened[i],
+               (unsigned long long)r->planned[i]);
+    printf(" %llu after the instruction had run\n", (unsigned long long)r->later);
     printf("ended by vector:");
     for (unsigned i = 0; i < ARRAY_SIZE(r->ended); i++)
         if (r->ended[i])
@@ -303,7 +394,9 @@ static int usage(int status)
            "  --sequence K     only sequence K, printed\n"
            "  --mode 64|32|16  only this mode (may be repeated)\n"
            "  --filter NAME    only this instruction\n"
-           "  --engine NAME    interp (default), or none: run on the host only\n"
+           "  --shape NAME     straight, branch, loop or smc (changing itself); default: mixed\n"
+           "  --engine NAME    interp (default), bt, bt-warm, or none: run on the\n"
+           "                   host only\n"
            "  --kinds N        stop after N different failures (default 20)\n"
            "  --no-shrink      show failures as they were made\n"
            "  --coverage       count every mnemonic\n"
@@ -319,6 +412,7 @@ static int parse(int argc, char **argv, struct options *o)
         SEQUENCE,
         FILTER,
         MODE,
+        SHAPE,
         ENGINE,
         KINDS,
         SHRINK,
@@ -328,19 +422,13 @@ static int parse(int argc, char **argv, struct options *o)
         HELP
     };
     static const struct option known[] = {
-        {"seed", 1, NULL, SEED},
-        {"count", 1, NULL, COUNT},
-        {"sequence", 1, NULL, SEQUENCE},
-        {"filter", 1, NULL, FILTER},
-        {"mode", 1, NULL, MODE},
-        {"engine", 1, NULL, ENGINE},
-        {"kinds", 1, NULL, KINDS},
-        {"shrink", 0, NULL, SHRINK},
-        {"no-shrink", 0, NULL, NO_SHRINK},
-        {"coverage", 0, NULL, COVERAGE},
-        {"self-test", 0, NULL, SELF_TEST},
-        {"help", 0, NULL, HELP},
-        {0},
+        {"seed", 1, NULL, SEED},         {"count", 1, NULL, COUNT},
+        {"sequence", 1, NULL, SEQUENCE}, {"filter", 1, NULL, FILTER},
+        {"mode", 1, NULL, MODE},         {"shape", 1, NULL, SHAPE},
+        {"engine", 1, NULL, ENGINE},     {"kinds", 1, NULL, KINDS},
+        {"shrink", 0, NULL, SHRINK},     {"no-shrink", 0, NULL, NO_SHRINK},
+        {"coverage", 0, NULL, COVERAGE}, {"self-test", 0, NULL, SELF_TEST},
+        {"help", 0, NULL, HELP},         {0},
     };
     int c;
     bool any = false;
@@ -368,6 +456,14 @@ static int parse(int argc, char **argv, struct options *o)
                 if (strtoul(optarg, NULL, 10) == modes[i])
                     o->mode[i] = any = found = true;
             break;
+        case SHAPE:
+            found = false;
+            for (unsigned i = 0; i < SHAPES; i++)
+                if (!strcmp(optarg, shape_name[i])) {
+                    o->make.shape = (enum shape)i;
+                    found = true;
+                }
+            break;
         case ENGINE:
             o->native_only = !strcmp(optarg, "none");
             found = o->native_only;
@@ -380,7 +476,7 @@ static int parse(int argc, char **argv, struct options *o)
         default: return usage(2);
         }
         if (!found) {
-            fprintf(stderr, "cpu-oracle: no such mode or engine: '%s'\n", optarg);
+            fprintf(stderr, "cpu-oracle: no such mode, shape or engine: '%s'\n", optarg);
             return usage(2);
         }
     }
@@ -392,7 +488,11 @@ static int parse(int argc, char **argv, struct options *o)
 int main(int argc, char **argv)
 {
     static struct run r;
-    struct options o = {.count = 10000, .kinds = 20, .shrink = true, .engine = guest_engines};
+    struct options o = {.count = 10000,
+                        .kinds = 20,
+                        .shrink = true,
+                        .engine = guest_engines,
+                        .make.shape = SHAPE_MIXED};
     struct timespec t0, t1;
     int ret;
 
@@ -408,6 +508,8 @@ int main(int argc, char **argv)
         printf("cpu-oracle: skipped: %s\n", r.err.text);
         return EXIT_SKIP;
     }
+    current_options = &o;
+    catch_crashes();
     if (!o.native_only) {
         r.guest = guest_new(o.engine, &r.err);
         if (!r.guest) {

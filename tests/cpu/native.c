@@ -304,12 +304,18 @@ NO_SANITIZER static void load_image(uint64_t seed)
     memcpy(code_alias + (ptrdiff_t)ARENA_CODE_PAGES * PAGE, image + ro, PAGE);
 }
 
+/* Its linear address for us to write: the open pages' own, the other code's alias. */
+NO_SANITIZER static uint8_t *code_host(const struct test_case *c)
+{
+    return (c->open ? (uint8_t *)OPEN_BASE : code_alias) + c->code_offset;
+}
+
 NO_SANITIZER static void run_case(const struct test_case *c, struct outcome *o)
 {
     const struct cpu_image *in = &c->in;
 
     load_image(c->memory_seed);
-    memcpy(code_alias + c->code_offset, c->code, c->length);
+    memcpy(code_host(c), c->code, c->length);
     xsave_fill(in);
     memcpy(entry->gpr, in->gpr, sizeof(entry->gpr));
     entry->rip = in->rip;
@@ -327,8 +333,12 @@ NO_SANITIZER static void run_case(const struct test_case *c, struct outcome *o)
     entry->xsave = xsave_area;
     entry->xcr0 = xcr0;
     native_enter(entry);
-    memset(code_alias + c->code_offset, 0xcc, c->length);
+    if (c->open)
+        memcpy(image + IMAGE_OPEN + c->code_offset, c->code, c->length);
     collect(o);
+    if (c->open)
+        memset(image + IMAGE_OPEN + c->code_offset, 0xcc, c->length);
+    memset(code_host(c), 0xcc, c->length);
 }
 
 _Noreturn static void child_refuse(const char *what)
@@ -359,6 +369,8 @@ static void child_map(void)
         mmap((void *)(ARENA + (uint64_t)ARENA_STACK * PAGE), (size_t)ARENA_STACK_PAGES * PAGE,
              PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED ||
         mmap((void *)ARENA_HIGH, (size_t)HIGH_PAGES * PAGE, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED ||
+        mmap((void *)OPEN_BASE, (size_t)ARENA_CODE_PAGES * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC,
              MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) == MAP_FAILED ||
         mmap(entry, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | fixed, -1, 0) ==
             MAP_FAILED)

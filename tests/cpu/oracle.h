@@ -1,14 +1,14 @@
 /*
  * oracle.h - the random-instruction tester: the host CPU says what is right.
  *
- * A test case is a processor state, some memory and one to eight instructions. generate.c makes
- * cases from numbers, native.c runs them in a sandboxed child on the host CPU, guest.c in an
- * engine, defined.c knows what the manuals leave undefined, judge.c compares, and shrinks what
- * differs.
+ * A test case is a processor state, some memory and up to 64 instructions. generate.c makes cases
+ * from numbers, straight ones itself and those with branches and loops through shape.c; native.c
+ * runs them in a sandboxed child on the host CPU, guest.c in an engine, defined.c knows what the
+ * manuals leave undefined, judge.c compares, and shrinks what differs.
  *
  * Both sides see the same linear addresses: the arena, 16 pages below 4 GiB, of which some are
- * data, read-only, stack, code and nothing; and two data pages far above 4 GiB. Every run ends
- * in an exception: behind the instructions stands INT3.
+ * data, read-only, stack, code, code that may be written, and nothing; and two data pages far
+ * above 4 GiB. Every run ends in an exception: behind the instructions stands INT3.
  *
  * A case depends only on the seed, its number and the options, never on what ran before it.
  */
@@ -36,14 +36,18 @@ enum {
     ARENA_STACK_PAGES = 2,
     ARENA_CODE = 7,
     ARENA_CODE_PAGES = 2,
+    ARENA_OPEN = 10, /* code that may be written: where cases run that modify themselves */
     HIGH_PAGES = 2,
 };
 #define CODE_BASE (ARENA + (uint64_t)ARENA_CODE * PAGE)
+#define OPEN_BASE (ARENA + (uint64_t)ARENA_OPEN * PAGE)
 
-/* The memory image: data, read-only, stack (contiguous in the arena), then the high pages. */
+/* The memory image: data, read-only, stack (contiguous in the arena), the high pages, then the
+ * code that may be written: INT3 but for the case itself. */
 enum {
     IMAGE_LOW_PAGES = ARENA_DATA_PAGES + 1 + ARENA_STACK_PAGES,
-    IMAGE_PAGES = IMAGE_LOW_PAGES + HIGH_PAGES,
+    IMAGE_OPEN = (IMAGE_LOW_PAGES + HIGH_PAGES) * PAGE,
+    IMAGE_PAGES = IMAGE_LOW_PAGES + HIGH_PAGES + ARENA_CODE_PAGES,
     IMAGE_SIZE = IMAGE_PAGES * PAGE,
     IMAGE_LINES = IMAGE_SIZE / LINE,
 };
@@ -87,18 +91,53 @@ struct cpu_image {
     uint64_t k[8];
 };
 
-enum { MAX_INSNS = 8, MAX_CODE = MAX_INSNS * 15 + 15 };
+enum { MAX_INSNS = 64, MAX_CODE = MAX_INSNS * 15 + 15, MAX_FIXES = 64 };
+
+/* A place that holds the address of one of the instructions, so that they can be moved. */
+enum fix_kind {
+    FIX_RELATIVE, /* from the end of the instruction it is in */
+    FIX_ABSOLUTE, /* as an offset in the code segment */
+    FIX_GPR,      /* the same, in the register `at` at the start */
+};
+struct fix {
+    uint8_t kind, size, insn, target;
+    uint8_t plus; /* bytes into the target */
+    uint16_t at;  /* in the code */
+};
+
+/* What a case was made to run into, at the instruction `fault_insn`. */
+enum fault_kind {
+    FAULT_NONE,
+    FAULT_ABSENT,
+    FAULT_READ_ONLY,
+    FAULT_CROSSING,
+    FAULT_NON_CANONICAL,
+    FAULT_LIMIT,
+    FAULT_STACK, /* the stack ends */
+    FAULT_WALK,  /* a pointer that a loop moves leaves what is mapped */
+    FAULT_KINDS,
+};
+
+enum shape { SHAPE_STRAIGHT, SHAPE_BRANCH, SHAPE_LOOP, SHAPE_SELF_MODIFYING, SHAPES, SHAPE_MIXED };
 
 struct test_case {
     uint64_t number;
     unsigned mode; /* 64, 32 or 16: the code segment's size */
     struct cpu_image in;
     uint64_t memory_seed; /* 0: all zero */
-    unsigned insns, length;
-    uint16_t code_offset; /* from CODE_BASE */
-    uint8_t start[MAX_INSNS + 1];
+    unsigned insns, length, fixes;
+    uint16_t code_offset; /* from the first of the code pages */
+    bool open;            /* which are those that may be written */
+    uint8_t shape, fault, fault_insn;
+    uint16_t start[MAX_INSNS + 1];
     uint8_t code[MAX_CODE];
+    struct fix fix[MAX_FIXES];
 };
+
+static inline uint64_t code_base(const struct test_case *c)
+{
+    return c->open ? OPEN_BASE : CODE_BASE;
+}
 
 enum outcome_status {
     RAN,
@@ -153,6 +192,7 @@ struct generator;
 struct generator_options {
     uint64_t seed;
     const char *filter; /* a mnemonic in lower case, or NULL: all */
+    enum shape shape;
 };
 
 /* NULL: no instruction passes the filter in this mode. */
@@ -167,6 +207,8 @@ const bool *generator_mnemonics(const struct generator *g);
 /* Never run natively: not the same twice, or it leaves the sandbox, or a hypervisor below answers
  * differently from the CPU. */
 bool mnemonic_excluded(ZydisMnemonic m);
+/* Write the addresses of instructions to where they are kept. */
+void case_fix(struct test_case *c);
 void memory_image_fill(uint64_t seed, uint8_t image[IMAGE_SIZE]);
 void decoder_init(ZydisDecoder *d, unsigned mode);
 bool selector_is_16(uint16_t selector); /* one of oracle_ldt's with D/B clear */
@@ -233,20 +275,31 @@ struct sabotage {
     uint64_t flag;
 };
 
-/* An engine under test executes one instruction (or delivers one exception) at a time. */
+/* An engine under test: `run` goes on until the CPU halts, or about `limit` instructions long. */
 struct guest_engine {
     const char *name;
     void (*attach)(struct cpu *cpu);
     void (*detach)(struct cpu *cpu);
-    void (*step)(struct cpu *cpu);
+    void (*run)(struct cpu *cpu, uint64_t limit);
 };
 extern const struct guest_engine guest_engines[]; /* ends with a NULL name */
 
+/* What the pilot, the interpreter going step by step, saw of a run. */
+struct seen {
+    struct defined defined;
+    uint64_t steps;
+    unsigned fault_passes; /* how often the instruction `fault_insn` had ended well */
+};
+
 struct guest;
 struct guest *guest_new(const struct guest_engine *e, struct error *err);
+struct guest *guest_again(const struct guest *g); /* another one of the kind, or NULL */
 void guest_free(struct guest *g);
-void guest_run(struct guest *g, const struct test_case *c, struct outcome *out, struct defined *d,
+/* First in the pilot, for what there is to know, then in the engine. */
+void guest_run(struct guest *g, const struct test_case *c, struct outcome *out, struct seen *seen,
                struct coverage *coverage);
+/* Does the case come to an end, as far as the pilot can tell? */
+bool guest_ends(struct guest *g, const struct test_case *c);
 void guest_sabotage(struct guest *g, const struct sabotage *s); /* NULL: none */
 
 /* ---- judge.c ----------------------------------------------------------------------------- */
@@ -255,8 +308,10 @@ void guest_sabotage(struct guest *g, const struct sabotage *s); /* NULL: none */
 bool outcomes_agree(const struct test_case *c, const struct outcome *want,
                     const struct outcome *got, const struct defined *d, FILE *report);
 void case_print(const struct test_case *c, FILE *to);
-/* Make a failing case as small as it gets while it still fails; uses the native side. */
-int case_shrink(struct guest *g, struct test_case *c, struct error *err);
+/* Does it take the process with it? Tried in another. */
+bool case_crashes(struct guest *g, const struct test_case *c);
+/* Make a failing case as small as it gets while it still fails, or crashes. */
+int case_shrink(struct guest *g, struct test_case *c, bool crash, struct error *err);
 /* Run one case on both sides and compare. 1: agree or not comparable, 0: differ, -errno. */
 int case_check(struct guest *g, const struct test_case *c, FILE *report, struct error *err);
 

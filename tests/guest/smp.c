@@ -608,6 +608,166 @@ static void cross_modifying(void)
     expect("they ended", finished(), true);
 }
 
+/* MOV EAX, imm32; RET at `p`, in one store of 8 bytes. */
+static void emit_number(volatile u8 *p, u32 n)
+{
+    *(volatile u64 *)p = 0xb8 | (u64)n << 8 | 0xc3ull << 40;
+}
+
+static u32 call_code(const volatile u8 *p)
+{
+    return ((u32(*)(void))(word)p)();
+}
+
+/* Everybody calls without end, and says what came; the writer patches, and sends an interrupt,
+ * whose end serializes. Who had it must not see what was there before. */
+static u8 poked[4096] __attribute__((aligned(4096)));
+static volatile u32 at_least, called[MOST];
+
+static void call_always(u32 me)
+{
+    while (version != ~0u) {
+        u32 least = at_least, got = call_code(poked);
+
+        if (got < least)
+            wrong++;
+        called[me]++;
+    }
+}
+
+static void shoot_and_wait(void)
+{
+    acks = 0;
+    send(0, OTHERS | FIXED | SHOOT);
+    (void)UNTIL(acks == cpus - 1);
+}
+
+static void patched_under_way(void)
+{
+    u32 began = pm_now();
+
+    wrong = version = at_least = 0;
+    emit_number(poked, 0);
+    start(call_always);
+    for (u32 i = 1; i <= 2000 && us_since(began) < 500000; i++) {
+        emit_number(poked, i);
+        shoot_and_wait();
+        at_least = i;
+    }
+    for (u32 i = 1; i < cpus; i++)
+        expect("it called", UNTIL(called[i] > 10), true);
+    version = ~0u;
+    expect("they ended", finished(), true);
+    expect("nobody saw old code after its interrupt", wrong, 0);
+}
+
+/* As kernels do it: INT3 over the first byte, interrupt, the others, interrupt, the first byte. */
+enum { TRAPPED = 0x7fffffff };
+void int3_skips(void);
+__asm__(".text\nint3_skips: addq $4, (%rsp); movl $0x7fffffff, %eax; iretq\n");
+
+static void call_poked(u32 me)
+{
+    while (version != ~0u) {
+        u32 least = at_least, got = call_code(poked);
+
+        if (got != TRAPPED && (got < least || got > at_least + 1))
+            wrong++;
+        called[me]++;
+    }
+}
+
+static void poked_by_int3(void)
+{
+    u64 old[2] = {idt[2 * BP], idt[2 * BP + 1]};
+    u32 began = pm_now();
+
+    idt_set(BP, int3_skips, 0x18, 0x8e, 0);
+    wrong = version = at_least = 0;
+    emit_number(poked, 0);
+    start(call_poked);
+    for (u32 i = 1; i <= 1000 && us_since(began) < 500000; i++) {
+        poked[0] = 0xcc;
+        shoot_and_wait();
+        *(volatile u32 *)(poked + 1) = i;
+        shoot_and_wait();
+        poked[0] = 0xb8;
+        shoot_and_wait();
+        at_least = i;
+    }
+    version = ~0u;
+    expect("they ended", finished(), true);
+    expect("INT3 over code that runs", wrong, 0);
+    idt[2 * BP] = old[0];
+    idt[2 * BP + 1] = old[1];
+}
+
+/* Everybody counts in a word of its own, on a page where one writes and calls functions. */
+static u8 crowded[2][4096] __attribute__((aligned(4096)));
+enum { COUNTS = 40000, FUNCTION_AT = 64, FUNCTION_STEP = 48 };
+
+static void count_beside_code(u32 me)
+{
+    volatile u32 *mine = (volatile u32 *)(word)(crowded[0] + FUNCTION_AT + 32 + me * FUNCTION_STEP);
+    volatile u64 *other = (volatile u64 *)(word)(crowded[1] + 4032 + 8 * me);
+
+    if (me == 0) {
+        for (u32 i = 0; i < 3000; i++) {
+            volatile u8 *p = crowded[i / 7 & 1] + FUNCTION_AT + i % 80 * FUNCTION_STEP;
+
+            if ((u32)(p - (volatile u8 *)crowded[i / 7 & 1]) > 4000)
+                continue;
+            emit_number(p, i);
+            for (u32 j = 0; j < 1 + i % 11; j++)
+                if (call_code(p) != i)
+                    wrong++;
+        }
+        return;
+    }
+    for (u32 i = 0; i < COUNTS; i++) {
+        *mine = *mine + 1;
+        *other += 3;
+    }
+}
+
+static void data_beside_code(void)
+{
+    wrong = 0;
+    for (u32 round = 0; round < 3; round++) {
+        for (u32 i = 0; i < 4096; i++)
+            crowded[0][i] = crowded[1][i] = 0;
+        run(count_beside_code);
+        for (u32 i = 1; i < cpus; i++) {
+            expect("no store beside code is lost",
+                   *(volatile u32 *)(word)(crowded[0] + FUNCTION_AT + 32 + i * FUNCTION_STEP),
+                   COUNTS);
+            expect("on the other page", *(volatile u64 *)(word)(crowded[1] + 4032 + 8 * i),
+                   3 * COUNTS);
+        }
+    }
+    expect("code beside data is what was written", wrong, 0);
+}
+
+/* Each patches and calls functions of its own on a page they share. */
+static void patch_own(u32 me)
+{
+    volatile u8 *p = crowded[0] + 16 * me;
+
+    for (u32 i = 0; i < 5000; i++) {
+        emit_number(p, i * MOST + me);
+        for (u32 j = 0; j < 1 + i / 64 % 8; j++)
+            if (call_code(p) != i * MOST + me)
+                __atomic_fetch_add(&wrong, 1, __ATOMIC_SEQ_CST);
+    }
+}
+
+static void patch_together(void)
+{
+    wrong = 0;
+    run(patch_own);
+    expect("everybody patches one page", wrong, 0);
+}
+
 /* ---- MONITOR, MWAIT ----------------------------------------------------------------------------
  */
 
@@ -661,5 +821,9 @@ void test(void)
     ordering();
     shootdown();
     cross_modifying();
+    patched_under_way();
+    poked_by_int3();
+    data_beside_code();
+    patch_together();
     monitor();
 }

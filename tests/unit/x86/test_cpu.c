@@ -6,6 +6,7 @@
 #include "x86/model.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <time.h>
 
 struct fixture {
@@ -395,6 +396,21 @@ static void flags_that_change_the_mode_of_accesses(void **state)
 #define TEST(f)     cmocka_unit_test_setup_teardown(f, setup, teardown)
 #define TEST_AMD(f) cmocka_unit_test_setup_teardown(f, setup_amd, teardown)
 
+static void its_memory_can_be_mapped_again(void **state)
+{
+    struct cpu *cpu = ((struct fixture *)*state)->cpu;
+    struct cpu *other = mmap(NULL, CPU_PAGES * 4096, PROT_READ | PROT_WRITE, MAP_SHARED, cpu->fd,
+                             0);
+
+    assert_ptr_not_equal(other, MAP_FAILED);
+    assert_int_equal((uintptr_t)cpu % 4096, 0);
+    cpu->rip = 0x1234;
+    assert_int_equal(other->rip, 0x1234);
+    other->gpr[GPR_R15] = 5;
+    assert_int_equal(cpu->gpr[GPR_R15], 5);
+    munmap(other, CPU_PAGES * 4096);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -413,6 +429,7 @@ int main(void)
         TEST(long_mode_comes_and_goes_with_paging),
         TEST(control_registers_refuse_nonsense),
         TEST(flags_that_change_the_mode_of_accesses),
+        TEST(its_memory_can_be_mapped_again),
     };
 
     return cmocka_run_group_tests_name("cpu", tests, NULL, NULL);

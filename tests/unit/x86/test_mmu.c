@@ -603,6 +603,659 @@ static void a20_and_paging_off(void **state)
     assert_int_equal(mmu_load(f->cpu, LINEAR + 0x234, 1, MMU_KERNEL), 0x33);
 }
 
+/* ---- tables and sets ------------------------------------------------------------------------ */
+
+enum { G = 0x100, OTHER_ROOT = 0x180000 };
+
+/* Map a page at any canonical address, in the 4-level tables at `root`. */
+static void map_at(struct fixture *f, uint64_t root, gva linear, uint64_t value)
+{
+    uint64_t table = root;
+
+    for (unsigned shift = 39; shift > 12; shift -= 9) {
+        uint8_t *e = f->ram->host + table + (linear >> shift & 511) * 8;
+
+        if (!(load_le(e, 8) & P))
+            store_le(e, (TABLES + 4096 * f->tables++) | P | W | U, 8);
+        table = load_le(e, 8) & 0xfffffff000;
+    }
+    store_le(f->ram->host + table + (linear >> 12 & 511) * 8, value, 8);
+}
+
+/* Two address spaces with the same linear address mapped to different pages, PCIDs on. */
+static void two_spaces(struct fixture *f, uint64_t bits)
+{
+    use_format(f, FORMAT_4);
+    memset(f->ram->host + OTHER_ROOT, 0, 4096);
+    map_at(f, TABLES, LINEAR, PAGE | P | W | U | A | D | bits);
+    map_at(f, OTHER_ROOT, LINEAR, (PAGE + 0x1000) | P | W | U | A | D | bits);
+    store_le(f->ram->host + PAGE, 1, 8);
+    store_le(f->ram->host + PAGE + 0x1000, 2, 8);
+    f->cpu->cr4 |= CR4_PCIDE | CR4_PGE;
+    f->cpu->cr3 = TABLES;
+    f->cpu->code_size = 8;
+    mmu_flush_all(f->cpu);
+}
+
+static void space_enter(struct fixture *f, uint64_t root, unsigned pcid, bool keep)
+{
+    assert_true(cpu_write_cr3(f->cpu, root | pcid | (keep ? BIT(63) : 0)));
+    assert_int_equal(f->cpu->cr3, root | pcid);
+}
+
+static bool has(struct fixture *f, gva linear, enum mmu_access access)
+{
+    return tlb_lookup(f->cpu, linear, 1, MMU_KERNEL_AC, access) != NULL;
+}
+
+static uint64_t value_at(struct fixture *f, gva linear)
+{
+    return mmu_load(f->cpu, linear, 4, MMU_KERNEL_AC);
+}
+
+static void address_spaces_survive_a_switch_that_keeps(void **state)
+{
+    struct fixture *f = *state;
+
+    two_spaces(f, 0);
+    space_enter(f, TABLES, 1, false);
+    assert_int_equal(value_at(f, LINEAR), 1);
+    space_enter(f, OTHER_ROOT, 2, true);
+    assert_false(has(f, LINEAR, MMU_READ));
+    assert_int_equal(value_at(f, LINEAR), 2);
+    space_enter(f, TABLES, 1, true);
+    assert_true(has(f, LINEAR, MMU_READ));
+    assert_int_equal(value_at(f, LINEAR), 1);
+    space_enter(f, OTHER_ROOT, 2, false); /* drops its own, not the other's */
+    assert_false(has(f, LINEAR, MMU_READ));
+    space_enter(f, TABLES, 1, true);
+    assert_true(has(f, LINEAR, MMU_READ));
+    space_enter(f, TABLES, 1, false); /* the current one, again */
+    assert_false(has(f, LINEAR, MMU_READ));
+    assert_int_equal(value_at(f, LINEAR), 1);
+    space_enter(f, OTHER_ROOT, 1, true); /* another's PCID: nothing of it is kept */
+    assert_int_equal(value_at(f, LINEAR), 2);
+
+    /* More PCIDs than sets, in an order that makes every set be reused. */
+    for (unsigned i = 0; i < 5 * TLB_SETS; i++) {
+        unsigned pcid = i * 7 % (TLB_SETS + 3);
+
+        space_enter(f, pcid % 2 ? OTHER_ROOT : TABLES, 16 + pcid, true);
+        assert_int_equal(value_at(f, LINEAR), pcid % 2 ? 2 : 1);
+    }
+    /* The sets used last are there still. */
+    for (unsigned i = 0; i < TLB_SETS; i++) {
+        space_enter(f, TABLES, 100 + i, true);
+        value_at(f, LINEAR);
+    }
+    for (unsigned i = 0; i < TLB_SETS; i++) {
+        space_enter(f, TABLES, 100 + i, true);
+        assert_true(has(f, LINEAR, MMU_READ));
+    }
+
+    /* Leaving PCIDs: set 0 and nothing in it. */
+    space_enter(f, TABLES, 0, true);
+    assert_true(cpu_write_cr4(f->cpu, f->cpu->cr4 & ~(uint64_t)CR4_PCIDE));
+    assert_int_equal(f->cpu->tlb->current, 0);
+    assert_false(has(f, LINEAR, MMU_READ));
+    assert_true(cpu_write_cr3(f->cpu, OTHER_ROOT));
+    assert_int_equal(f->cpu->tlb->current, 0);
+    assert_int_equal(value_at(f, LINEAR), 2);
+}
+
+static void global_pages_survive_a_switch(void **state)
+{
+    struct fixture *f = *state;
+
+    two_spaces(f, 0);
+    assert_true(cpu_write_cr4(f->cpu, f->cpu->cr4 & ~(uint64_t)CR4_PCIDE));
+    map_at(f, TABLES, LINEAR + 0x1000, (PAGE + 0x2000) | P | W | G);
+    store_le(f->ram->host + PAGE + 0x2000, 3, 8);
+    assert_int_equal(value_at(f, LINEAR), 1);
+    assert_int_equal(value_at(f, LINEAR + 0x1000), 3);
+    assert_int_equal(fetch(f, LINEAR + 0x1000), -1);
+    assert_true(cpu_write_cr3(f->cpu, OTHER_ROOT));
+    assert_false(has(f, LINEAR, MMU_READ));
+    assert_true(has(f, LINEAR + 0x1000, MMU_READ));
+    assert_int_equal(value_at(f, LINEAR), 2);
+    assert_int_equal(value_at(f, LINEAR + 0x1000), 3);
+    /* The same entry, no longer global, goes. */
+    mmu_flush_page(f->cpu, LINEAR + 0x1000);
+    map_at(f, OTHER_ROOT, LINEAR + 0x1000, (PAGE + 0x2000) | P | W);
+    assert_int_equal(value_at(f, LINEAR + 0x1000), 3);
+    assert_true(cpu_write_cr3(f->cpu, OTHER_ROOT));
+    assert_false(has(f, LINEAR + 0x1000, MMU_READ));
+    /* Without CR4.PGE there is no such thing. */
+    assert_true(cpu_write_cr4(f->cpu, f->cpu->cr4 & ~(uint64_t)CR4_PGE));
+    map_at(f, OTHER_ROOT, LINEAR + 0x1000, (PAGE + 0x2000) | P | W | G);
+    assert_int_equal(value_at(f, LINEAR + 0x1000), 3);
+    assert_true(cpu_write_cr3(f->cpu, OTHER_ROOT));
+    assert_false(has(f, LINEAR + 0x1000, MMU_READ));
+}
+
+/* Fill LINEAR under PCIDs 1 and 2; PCID 2 is current afterwards. */
+static void fill_both(struct fixture *f)
+{
+    space_enter(f, TABLES, 1, true);
+    value_at(f, LINEAR);
+    space_enter(f, OTHER_ROOT, 2, true);
+    value_at(f, LINEAR);
+}
+
+/* Which of the two have it: bits 0 and 1. */
+static int both_have(struct fixture *f)
+{
+    int r = has(f, LINEAR, MMU_READ) << 1;
+
+    space_enter(f, TABLES, 1, true);
+    r |= has(f, LINEAR, MMU_READ);
+    space_enter(f, OTHER_ROOT, 2, true);
+    return r;
+}
+
+static void single_drops_reach_the_right_sets(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned global = 0; global < 2; global++) {
+        two_spaces(f, global ? G : 0);
+        fill_both(f);
+        assert_int_equal(both_have(f), 3);
+        mmu_flush_page(f->cpu, LINEAR + 0x1000);
+        assert_int_equal(both_have(f), 3);
+        mmu_flush_page(f->cpu, LINEAR + 5); /* INVLPG: global ones in all */
+        assert_int_equal(both_have(f), global ? 0 : 1);
+        fill_both(f);
+        mmu_flush_pcid(f->cpu, 0, 1, LINEAR + 5);
+        assert_int_equal(both_have(f), 2);
+        fill_both(f);
+        mmu_flush_pcid(f->cpu, 0, 3, LINEAR); /* nobody's */
+        assert_int_equal(both_have(f), 3);
+        mmu_flush_pcid(f->cpu, 1, 1, 0);
+        assert_int_equal(both_have(f), global ? 3 : 2);
+        fill_both(f);
+        mmu_flush_pcid(f->cpu, 1, 2, 0);
+        assert_int_equal(both_have(f), global ? 3 : 1);
+        fill_both(f);
+        mmu_flush_pcid(f->cpu, 3, 0, 0);
+        assert_int_equal(both_have(f), global ? 3 : 0);
+        fill_both(f);
+        mmu_flush_pcid(f->cpu, 2, 0, 0);
+        assert_int_equal(both_have(f), 0);
+        fill_both(f);
+        assert_true(cpu_write_cr4(f->cpu, f->cpu->cr4 ^ CR4_PGE));
+        assert_int_equal(both_have(f), 0);
+    }
+}
+
+/* INVLPG within a large page drops all of it: in the current set, and elsewhere if it is global. */
+static void large_pages_are_dropped_in_all_sets_they_are_in(void **state)
+{
+    struct fixture *f = *state;
+
+    for (unsigned global = 0; global < 2; global++) {
+        uint64_t pd;
+
+        two_spaces(f, 0);
+        for (unsigned space = 0; space < 2; space++) {
+            uint64_t t = space ? OTHER_ROOT : TABLES;
+
+            for (unsigned shift = 39; shift > 21; shift -= 9)
+                t = load_le(f->ram->host + t + (LINEAR >> shift & 511) * 8, 8) & 0xfffffff000;
+            pd = t + (LINEAR >> 21 & 511) * 8;
+            store_le(f->ram->host + pd, PAGE | P | W | U | PS | (global ? G : 0), 8);
+        }
+        fill_both(f);
+        assert_int_equal(both_have(f), 3);
+        mmu_flush_page(f->cpu, LINEAR ^ 0x100000);
+        assert_int_equal(both_have(f), global ? 0 : 1);
+    }
+}
+
+static void the_ends_of_the_address_space(void **state)
+{
+    static const gva page[] = {0, UINT64_C(0xfffffffffffff000), UINT64_C(0xffffffffffffe000),
+                               0x0ffff000, 0x10000000};
+    struct fixture *f = *state;
+
+    use_format(f, FORMAT_4);
+    f->cpu->code_size = 8;
+    for (unsigned flushes = 0; flushes < 3; flushes++) {
+        for (unsigned i = 0; i < ARRAY_SIZE(page); i++)
+            for (unsigned mode = 0; mode < MMU_MODES; mode++)
+                for (unsigned access = 0; access < MMU_ACCESSES; access++)
+                    for (unsigned at = 0; at < 0x1000; at += 0xfc8)
+                        for (unsigned size = 1; size <= 64; size++)
+                            assert_null(tlb_lookup(f->cpu, page[i] + at, size, mode, access));
+        for (unsigned i = 0; i < ARRAY_SIZE(page); i++) {
+            map_at(f, TABLES, page[i], (PAGE + 0x1000 * i) | P | W);
+            store_le(f->ram->host + PAGE + 0x1000 * i + 8, i + 1, 8);
+            store_le(f->ram->host + PAGE + 0x1000 * i + 0xffe, 0x5500 + i, 2);
+        }
+        for (unsigned i = 0; i < ARRAY_SIZE(page); i++) {
+            assert_int_equal(mmu_load(f->cpu, page[i] + 8, 8, MMU_KERNEL), i + 1);
+            mmu_store(f->cpu, page[i] + 16, i, 8, MMU_KERNEL);
+            assert_int_equal(fetch(f, page[i]), -1);
+        }
+        /* 0x10000000 took the index of page 0xfffffffffffff... no: 0x0ffff000 has that of the end.
+         */
+        assert_int_equal(tlb_index(0x0ffff000), tlb_index(page[1]));
+        for (unsigned i = 0; i < ARRAY_SIZE(page); i++)
+            assert_int_equal(mmu_load(f->cpu, page[i] + 8, 8, MMU_KERNEL), i + 1);
+        /* Both pages there, and yet no crosser hits. */
+        assert_null(tlb_lookup(f->cpu, page[2] + 0xfff, 2, MMU_KERNEL, MMU_READ));
+        assert_int_equal(mmu_load(f->cpu, page[2] + 0xffe, 4, MMU_KERNEL), 0x5502);
+        assert_int_equal(mmu_load(f->cpu, page[3] + 0xffe, 4, MMU_KERNEL), 0x5503);
+        mmu_flush_page(f->cpu, page[0] + 0x800);
+        mmu_flush_page(f->cpu, page[1] + 0x800);
+        assert_null(tlb_lookup(f->cpu, page[0], 1, MMU_KERNEL, MMU_READ));
+        assert_null(tlb_lookup(f->cpu, page[1], 1, MMU_KERNEL, MMU_WRITE));
+        assert_null(tlb_lookup(f->cpu, page[1], 1, MMU_KERNEL, MMU_FETCH));
+        if (flushes)
+            assert_true(cpu_write_cr3(f->cpu, TABLES));
+        else
+            mmu_flush_linear(f->cpu);
+    }
+}
+
+/* Every entry of a way in use, half of them global. */
+static void full_tables_are_emptied(void **state)
+{
+    const gva base = UINT64_C(0x40000000);
+    struct fixture *f = *state;
+    uint64_t pd;
+    unsigned left = 0;
+
+    use_format(f, FORMAT_4);
+    f->cpu->cr4 |= CR4_PGE;
+    pd = entry(f, FORMAT_4, 2) & ~UINT64_C(0xfff);
+    for (unsigned i = 0; i < TLB_SIZE / 512; i++)
+        put(f, FORMAT_4, pd + i * 8, PAGE | P | W | PS | A | D | (i & 1 ? G : 0));
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned i = 0; i < TLB_SIZE; i++)
+            mmu_load(f->cpu, base + i * UINT64_C(0x1000), 1, MMU_KERNEL);
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            gva linear = base + i * UINT64_C(0x1000);
+
+            assert_non_null(tlb_lookup(f->cpu, linear, 8, MMU_KERNEL, MMU_READ));
+            assert_non_null(tlb_lookup(f->cpu, linear, 8, MMU_KERNEL, MMU_WRITE));
+            assert_null(tlb_lookup(f->cpu, linear + 0xfff, 2, MMU_KERNEL, MMU_READ));
+        }
+        if (round)
+            mmu_flush_linear(f->cpu);
+        else
+            assert_true(cpu_write_cr3(f->cpu, TABLES));
+        for (unsigned i = 0; i < TLB_SIZE; i++) {
+            gva linear = base + i * UINT64_C(0x1000);
+            bool kept = tlb_lookup(f->cpu, linear, 1, MMU_KERNEL, MMU_READ);
+
+            assert_int_equal(kept, !round && i / 512 % 2);
+            assert_int_equal(tlb_lookup(f->cpu, linear, 1, MMU_KERNEL, MMU_WRITE) != NULL, kept);
+            left += kept;
+        }
+    }
+    assert_int_equal(left, TLB_SIZE / 2);
+    for (unsigned i = 0; i < TLB_SIZE; i++)
+        assert_int_equal(f->cpu->tlb->table[MMU_KERNEL]->ways[MMU_READ].tag[i], tlb_empty(i));
+}
+
+/* ---- mmu_fill() ----------------------------------------------------------------------------- */
+
+/* The slow path: the host pointer, or NULL for a fault too. */
+static uint8_t *touch(struct fixture *f, gva linear, enum mmu_mode mode, enum mmu_access access)
+{
+    uint8_t *volatile host = NULL;
+    struct ram_block *block;
+    uint64_t offset;
+    gpa address;
+
+    (void)FAULT(f, host = mmu_access_page(f->cpu, linear, mode, access, &address, &block, &offset));
+    return host;
+}
+
+static void filling_is_what_the_slow_path_does(void **state)
+{
+    static uint8_t before[16 * 4096], slow[16 * 4096];
+    struct fixture *f = *state;
+    struct cpu *cpu = f->cpu;
+    unsigned filled = 0, refused = 0, watched = 0;
+    uint32_t seed = 12345;
+
+    for (unsigned n = 0; n < 40000; n++) {
+        enum format format = n % FORMATS;
+        enum mmu_mode mode;
+        enum mmu_access access;
+        uint64_t leaf_at, upper_at, target, r, bits[2];
+        unsigned level, at;
+        uint8_t *host;
+        bool write_entry, ok;
+
+        seed = seed * 1664525 + 1013904223;
+        r = seed >> 8 | (uint64_t)(seed * 69069) << 32;
+        use_format(f, format);
+        cpu->cr0 |= r & 0x100 ? CR0_WP : 0;
+        cpu->cr4 |= (r & 0x200 ? CR4_SMEP : 0) | (r & 0x400 ? CR4_PGE : 0);
+        level = r >> 11 & 3 ? 1 : 2;
+        leaf_at = entry(f, format, level);
+        upper_at = level < levels(format) ? entry(f, format, level + 1) : leaf_at;
+        for (unsigned i = 0; i < 2; i++) {
+            bits[i] = (r >> (16 + 8 * i) & (P | W | U | A | D)) | (r >> (32 + i) & 7 ? P : 0);
+            if (entry_size(format) == 8 && (r >> (40 + i) & 7) == 0)
+                bits[i] |= NX;
+        }
+        target = level > 1 ? PAGE : r >> 44 & 7 ? PAGE + (r >> 47 & 7) * 0x1000 : 0x10000000;
+        if (format == FORMAT_32 && level > 1)
+            target = 0;
+        put(f, format, leaf_at,
+            target | bits[0] | (level > 1 ? PS : 0) | (r >> 50 & 1 ? G : 0) |
+                ((r >> 51 & 31) == 0 && level > 1 ? BIT(13) : 0));
+        if (!(format == FORMAT_PAE && level == 2) && upper_at != leaf_at)
+            put(f, format, upper_at, (get(f, format, upper_at) & 0xfffff000) | bits[1]);
+        mode = r >> 56 & 3 ? r >> 56 & 1 : MMU_KERNEL_AC;
+        access = (r >> 58) % MMU_ACCESSES;
+        at = r & 0xff8;
+        if ((r >> 60 & 7) == 0)
+            f->ram->tracking = RAM_DIRTY_MIGRATION; /* nothing is plain until it is written */
+        memset((void *)f->ram->page_flags, 0, RAM >> RAM_PAGE_BITS);
+
+        memcpy(before, f->ram->host + TABLES, sizeof(before));
+        mmu_flush_all(cpu);
+        assert_false(mmu_fill(cpu, LINEAR + at, mode, access)); /* no page is known yet */
+        assert_memory_equal(before, f->ram->host + TABLES, sizeof(before));
+        host = touch(f, LINEAR + at, mode, access);
+        write_entry = tlb_lookup(cpu, LINEAR + at, 8, mode, MMU_WRITE);
+        memcpy(slow, f->ram->host + TABLES, sizeof(slow));
+        memcpy(f->ram->host + TABLES, before, sizeof(before));
+        memset((void *)f->ram->page_flags, 0, RAM >> RAM_PAGE_BITS);
+        mmu_flush_linear(cpu);
+
+        ok = mmu_fill(cpu, LINEAR + at, mode, access);
+        if (ok) {
+            filled++;
+            assert_non_null(host);
+            assert_ptr_equal(tlb_lookup(cpu, LINEAR + at, 1, mode, access), host);
+            assert_memory_equal(slow, f->ram->host + TABLES, sizeof(slow));
+            assert_int_equal(tlb_lookup(cpu, LINEAR + at, 1, mode, MMU_WRITE) != NULL, write_entry);
+            if (write_entry)
+                assert_true(f->ram->page_flags[(host - f->ram->host) >> 12] & RAM_WRITE_CACHED);
+        } else {
+            refused++;
+            for (unsigned a = 0; a < MMU_ACCESSES; a++)
+                assert_null(tlb_lookup(cpu, LINEAR + at, 1, mode, a));
+            assert_int_equal(get(f, format, leaf_at) & D,
+                             load_le(before + leaf_at - TABLES, entry_size(format)) & D);
+            if (f->ram->tracking)
+                watched++;
+            else
+                assert_true(!host || (access == MMU_WRITE && !write_entry));
+        }
+        f->ram->tracking = 0;
+    }
+    assert_true(filled > 5000 && refused > 5000 && watched > 500);
+}
+
+static void filling_refuses_what_is_no_address(void **state)
+{
+    struct fixture *f = *state;
+
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, PAGE | P | W);
+    value_at(f, LINEAR);
+    mmu_flush_linear(f->cpu);
+    assert_true(mmu_fill(f->cpu, LINEAR, MMU_KERNEL, MMU_READ));
+    assert_false(mmu_fill(f->cpu, LINEAR | BIT(48), MMU_KERNEL, MMU_READ));
+    assert_false(mmu_fill(f->cpu, LINEAR | BIT(63), MMU_KERNEL, MMU_READ));
+    f->cpu->cr0 = CR0_PE; /* no paging, 32 bits */
+    f->cpu->efer = f->cpu->cr4 = 0;
+    mmu_flush_linear(f->cpu);
+    assert_true(mmu_fill(f->cpu, PAGE, MMU_KERNEL, MMU_WRITE));
+    assert_false(mmu_fill(f->cpu, PAGE | BIT(32), MMU_KERNEL, MMU_READ));
+    f->cpu->apic_page = PAGE; /* the page becomes the local APIC's */
+    mmu_flush_linear(f->cpu);
+    assert_false(mmu_fill(f->cpu, PAGE, MMU_KERNEL, MMU_READ));
+}
+
+static void filling_ends_while_entries_change(void **state)
+{
+    struct fixture *f = *state;
+    struct other_processor o = {0};
+    unsigned filled = 0;
+    pthread_t thread;
+
+    use_format(f, FORMAT_4);
+    map4(f, LINEAR, PAGE | P | W);
+    value_at(f, LINEAR);
+    o.leaf = (_Atomic uint64_t *)(f->ram->host + entry(f, FORMAT_4, 1));
+    assert_int_equal(pthread_create(&thread, NULL, change_entry, &o), 0);
+    for (unsigned i = 0; i < 50000 || atomic_load(&o.changes) < 50000; i++) {
+        mmu_flush_page(f->cpu, LINEAR);
+        filled += mmu_fill(f->cpu, LINEAR, MMU_KERNEL, i & 1 ? MMU_WRITE : MMU_READ);
+    }
+    atomic_store(&o.stop, true);
+    pthread_join(thread, NULL);
+    assert_int_equal(o.lost, 0);
+    assert_true(filled > 1000);
+}
+
+/* ---- what engines ask for ------------------------------------------------------------------- */
+
+static void write_entries_of_a_page_can_be_dropped(void **state)
+{
+    struct fixture *f = *state;
+
+    two_spaces(f, 0);
+    map_at(f, TABLES, LINEAR + 0x5000, PAGE | P | W | U); /* the same page twice */
+    map_at(f, OTHER_ROOT, LINEAR, PAGE | P | W | U);
+    for (unsigned space = 0; space < 2; space++) {
+        space_enter(f, space ? OTHER_ROOT : TABLES, 1 + space, true);
+        assert_non_null(touch(f, LINEAR, MMU_USER, MMU_WRITE));
+        assert_non_null(touch(f, space ? LINEAR : LINEAR + 0x5000, MMU_KERNEL_AC, MMU_WRITE));
+    }
+    assert_true(f->ram->page_flags[PAGE >> 12] & RAM_WRITE_CACHED);
+    assert_true(ram_write_is_plain(f->ram, PAGE));
+    mmu_drop_writes(f->cpu, f->ram->host + PAGE + 0x1000); /* another page */
+    assert_true(has(f, LINEAR, MMU_WRITE));
+    mmu_drop_writes(f->cpu, f->ram->host + PAGE);
+    for (unsigned space = 0; space < 2; space++) { /* the other one now */
+        space_enter(f, space ? TABLES : OTHER_ROOT, 2 - space, true);
+        for (unsigned mode = MMU_USER; mode < MMU_MODES; mode++) {
+            assert_null(tlb_lookup(f->cpu, LINEAR, 1, mode, MMU_WRITE));
+            assert_null(tlb_lookup(f->cpu, LINEAR + 0x5000, 1, mode, MMU_WRITE));
+            assert_non_null(tlb_lookup(f->cpu,
+                                       space && mode == MMU_KERNEL_AC ? LINEAR + 0x5000 : LINEAR, 1,
+                                       mode, MMU_READ)); /* those stay */
+        }
+    }
+    /* Pages that are not plain get no write entry, so none is noted. */
+    f->ram->page_flags[PAGE >> 12] = RAM_CODE;
+    mmu_flush_linear(f->cpu);
+    value_at(f, LINEAR);
+    assert_int_equal(f->ram->page_flags[PAGE >> 12], RAM_CODE);
+    assert_false(mmu_fill(f->cpu, LINEAR, MMU_USER, MMU_WRITE));
+    f->ram->page_flags[PAGE >> 12] = 0;
+}
+
+static unsigned made, dropped;
+static struct tlb_table *last_made;
+
+static void on_table_made(struct cpu *cpu, struct tlb_table *t)
+{
+    assert_int_equal(t->head[TLB_HEAD - 1], 0);
+    t->head[TLB_HEAD - 1] = 0x42;
+    last_made = t;
+    made++;
+}
+
+static void on_code_dropped(struct cpu *cpu)
+{
+    dropped++;
+}
+
+/* What a translator leaves behind for a page of code. */
+static void plant(struct fixture *f, gva linear)
+{
+    struct tlb_table *t = f->cpu->tlb->table[MMU_KERNEL_AC];
+    struct ram_block *block;
+    uint64_t offset;
+    gpa address;
+
+    assert_non_null(
+        mmu_access_page(f->cpu, linear, MMU_KERNEL_AC, MMU_FETCH, &address, &block, &offset));
+    t->code[tlb_index(linear)] = linear;
+    t->jump[linear >> 12 & (TLB_JUMPS - 1)] = (struct tlb_jump){linear + 1, f};
+    t->jumps_used = true;
+    dropped = 0;
+}
+
+/* Bit 0: code, bit 1: jump. */
+static int planted(struct fixture *f, gva linear)
+{
+    struct tlb_table *t = f->cpu->tlb->table[MMU_KERNEL_AC];
+
+    return (t->code[tlb_index(linear)] == linear) |
+           (t->jump[linear >> 12 & (TLB_JUMPS - 1)].rip == linear + 1) << 1;
+}
+
+static void translations_go_with_their_pages(void **state)
+{
+    const gva alias = LINEAR + TLB_SIZE * UINT64_C(0x1000);
+    struct fixture *f = *state;
+
+    made = 0;
+    mmu_set_hooks(f->cpu, on_table_made, on_code_dropped);
+    assert_int_equal(made, MMU_MODES); /* those there are */
+    two_spaces(f, 0);
+    map_at(f, TABLES, LINEAR + 0x1000, (PAGE + 0x1000) | P | U);
+    map_at(f, TABLES, alias, (PAGE + 0x2000) | P | U);
+    space_enter(f, TABLES, 0, true);
+    plant(f, LINEAR);
+    assert_int_equal(planted(f, LINEAR), 3);
+    value_at(f, LINEAR + 0x1000); /* a data entry is no code */
+    mmu_flush_page(f->cpu, LINEAR + 0x1000);
+    assert_int_equal(planted(f, LINEAR), 3);
+    assert_int_equal(dropped, 0);
+    mmu_flush_page(f->cpu, LINEAR);
+    assert_int_equal(planted(f, LINEAR), 0);
+    assert_int_equal(dropped, 1);
+
+    /* Replacement by another page: the name goes, the mapping is as it was; but then INVLPG of the
+     * page without an entry must find what relies on it. */
+    plant(f, LINEAR);
+    assert_non_null(
+        touch(f, LINEAR, MMU_KERNEL_AC, MMU_FETCH)); /* the same page: nothing is replaced */
+    assert_int_equal(planted(f, LINEAR), 3);
+    assert_non_null(touch(f, alias, MMU_KERNEL_AC, MMU_FETCH));
+    assert_int_equal(planted(f, LINEAR), 2);
+    assert_int_equal(dropped, 0);
+    mmu_flush_page(f->cpu, LINEAR);
+    assert_int_equal(planted(f, LINEAR), 0);
+    assert_int_equal(dropped, 1);
+    /* The same by mmu_fill(). */
+    mmu_flush_page(f->cpu, alias);
+    plant(f, LINEAR);
+    assert_true(mmu_fill(f->cpu, LINEAR, MMU_KERNEL_AC, MMU_FETCH));
+    assert_int_equal(planted(f, LINEAR), 3);
+    assert_true(mmu_fill(f->cpu, alias, MMU_KERNEL_AC, MMU_FETCH));
+    assert_int_equal(planted(f, LINEAR), 2);
+
+    /* Other sets have their own, and a switch is told of. */
+    plant(f, LINEAR);
+    made = 0;
+    space_enter(f, OTHER_ROOT, 2, true);
+    assert_int_equal(made, MMU_MODES);
+    assert_int_equal(dropped, 1);
+    assert_int_equal(planted(f, LINEAR), 0);
+    space_enter(f, TABLES, 0, true);
+    assert_int_equal(dropped, 2);
+    assert_int_equal(planted(f, LINEAR), 3);
+    space_enter(f, TABLES, 0, true); /* to itself */
+    assert_int_equal(dropped, 2);
+    assert_int_equal(planted(f, LINEAR), 3);
+    space_enter(f, TABLES, 0, false);
+    assert_int_equal(dropped, 3);
+    assert_int_equal(planted(f, LINEAR), 0);
+    plant(f, LINEAR);
+    mmu_flush_pcid(f->cpu, 3, 0, 0);
+    assert_int_equal(planted(f, LINEAR), 0);
+    assert_int_equal(dropped, 1);
+    plant(f, LINEAR);
+    mmu_flush_linear(f->cpu);
+    assert_int_equal(planted(f, LINEAR), 0);
+    assert_int_equal(dropped, 1);
+    /* Heads are the engine's for good. */
+    assert_int_equal(last_made->head[TLB_HEAD - 1], 0x42);
+    assert_int_equal(f->cpu->tlb->table[MMU_USER]->head[TLB_HEAD - 1], 0x42);
+
+    /* A global page's stays over MOV CR3, its jumps do not: they may be others'. */
+    map_at(f, TABLES, LINEAR, PAGE | P | G);
+    assert_true(cpu_write_cr4(f->cpu, f->cpu->cr4 & ~(uint64_t)CR4_PCIDE));
+    plant(f, LINEAR);
+    assert_true(cpu_write_cr3(f->cpu, TABLES));
+    assert_int_equal(planted(f, LINEAR), 1);
+    assert_int_equal(dropped, 1);
+}
+
+static uint8_t copies[8][4096];
+static uint8_t *copied[8];
+static unsigned copy_count, table_writes;
+static jmp_buf device_asked;
+
+static uint8_t *copy_of(struct cpu *cpu, uint8_t *host_page, bool write, bool table)
+{
+    table_writes += write && table;
+    for (unsigned i = 0; i < copy_count; i++)
+        if (copied[i] == host_page)
+            return copies[i];
+    if (!write)
+        return host_page;
+    copied[copy_count] = host_page;
+    return memcpy(copies[copy_count++], host_page, 4096);
+}
+
+static void on_device(struct cpu *cpu)
+{
+    longjmp(device_asked, 1);
+}
+
+static void dry_runs_change_nothing(void **state)
+{
+    static const struct mmu_dry dry = {copy_of, on_device};
+    struct fixture *f = *state;
+    uint8_t *ram = f->ram->host;
+    uint8_t *before = malloc(f->ram->size);
+
+    two_spaces(f, 0);
+    map_at(f, TABLES, LINEAR + 0x1000, (PAGE + 0x1000) | P | W | U);
+    map_at(f, TABLES, LINEAR + 0x2000, UINT64_C(0xf0000000) | P | W | U);
+    mmu_store(f->cpu, LINEAR + 8, 5, 4, MMU_KERNEL_AC);
+    memcpy(before, ram, f->ram->size);
+    copy_count = table_writes = 0;
+    mmu_set_dry(f->cpu, &dry);
+    /* A page that the TLB has for writing: its copy is written, and read from then on. */
+    assert_int_equal(value_at(f, LINEAR + 8), 5);
+    mmu_store(f->cpu, LINEAR + 8, 6, 4, MMU_KERNEL_AC);
+    assert_int_equal(value_at(f, LINEAR + 8), 6);
+    assert_int_equal(copy_count, 1);
+    assert_ptr_equal(copied[0], ram + PAGE);
+    assert_int_equal(table_writes, 0);
+    /* One that it has not: accessed and dirty bits go to a copy of the table, no entry is made. */
+    mmu_store(f->cpu, LINEAR + 0xffe, 0x11223344, 4, MMU_KERNEL_AC);
+    assert_int_equal(copy_count, 3);
+    assert_true(table_writes > 0);
+    assert_int_equal(mmu_load(f->cpu, LINEAR + 0xffe, 4, MMU_KERNEL_AC), 0x11223344);
+    if (!setjmp(device_asked)) {
+        mmu_load(f->cpu, LINEAR + 0x2000, 4, MMU_KERNEL_AC);
+        fail_msg("the device was asked");
+    }
+    mmu_set_dry(f->cpu, NULL);
+    assert_memory_equal(ram, before, f->ram->size);
+    assert_false(has(f, LINEAR + 0x1000, MMU_READ));
+    assert_true(has(f, LINEAR, MMU_WRITE));
+    mmu_store(f->cpu, LINEAR + 8, 7, 4, MMU_KERNEL_AC);
+    assert_int_equal(ram[PAGE + 8], 7);
+    free(before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -622,6 +1275,20 @@ int main(void)
         cmocka_unit_test_setup_teardown(accessed_and_dirty_lose_no_update, setup, teardown),
         cmocka_unit_test_setup_teardown(watched_pages_are_written_the_slow_way, setup, teardown),
         cmocka_unit_test_setup_teardown(a20_and_paging_off, setup, teardown),
+        cmocka_unit_test_setup_teardown(address_spaces_survive_a_switch_that_keeps, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(global_pages_survive_a_switch, setup, teardown),
+        cmocka_unit_test_setup_teardown(single_drops_reach_the_right_sets, setup, teardown),
+        cmocka_unit_test_setup_teardown(large_pages_are_dropped_in_all_sets_they_are_in, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(the_ends_of_the_address_space, setup, teardown),
+        cmocka_unit_test_setup_teardown(full_tables_are_emptied, setup, teardown),
+        cmocka_unit_test_setup_teardown(filling_is_what_the_slow_path_does, setup, teardown),
+        cmocka_unit_test_setup_teardown(filling_refuses_what_is_no_address, setup, teardown),
+        cmocka_unit_test_setup_teardown(filling_ends_while_entries_change, setup, teardown),
+        cmocka_unit_test_setup_teardown(write_entries_of_a_page_can_be_dropped, setup, teardown),
+        cmocka_unit_test_setup_teardown(translations_go_with_their_pages, setup, teardown),
+        cmocka_unit_test_setup_teardown(dry_runs_change_nothing, setup, teardown),
     };
 
     return cmocka_run_group_tests_name("mmu", tests, NULL, NULL);
