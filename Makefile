@@ -26,6 +26,7 @@ check: ## install what is missing, build, run all tests (under 20 minutes on 2 c
 
 check-cpu: tests ## a million random sequences against the host CPU
 	$(BUILD)/tests/cpu/cpu-oracle --count 1000000
+	$(BUILD)/tests/cpu/cpu-oracle --engine bt --count 1000000
 
 check-long: ## the long suites: boot matrix, nested KVM, a million sequences
 	@scripts/install-deps build check demo long

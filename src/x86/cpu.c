@@ -92,6 +92,14 @@ void cpu_write_tsc(struct cpu *cpu, uint64_t value)
     cpu->tsc_offset = value - __rdtsc();
 }
 
+/* The leak checker does not look for pointers in mappings it does not know. */
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#else
+#define __lsan_register_root_region(p, size)   ((void)(p))
+#define __lsan_unregister_root_region(p, size) ((void)(p))
+#endif
+
 struct cpu *cpu_new(unsigned index, uint32_t apic_id, const struct cpu_model *model)
 {
     int fd = memfd_create("cpu", MFD_CLOEXEC);
@@ -103,6 +111,7 @@ struct cpu *cpu_new(unsigned index, uint32_t apic_id, const struct cpu_model *mo
         fprintf(stderr, "hospes: no memory for a processor: %s\n", strerror(errno));
         abort();
     }
+    __lsan_register_root_region(cpu, sizeof(*cpu));
     cpu->fd = fd;
     cpu->index = index;
     cpu->apic_id = apic_id;
@@ -119,6 +128,7 @@ void cpu_free(struct cpu *cpu)
         return;
     mmu_detach(cpu);
     close(cpu->fd);
+    __lsan_unregister_root_region(cpu, sizeof(*cpu));
     munmap(cpu, CPU_PAGES * 4096);
 }
 
