@@ -283,7 +283,7 @@ struct bt_cpu {
     _Atomic bool inside, flushing;
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
-    bool single;            /* the next block shall be one with single checks */
+    bool single;     /* the next block shall be one with single checks */
     bool names_gone; /* it was emptied */
     bool code_gone;  /* a part of it was */
     uint64_t last_tick;

@@ -335,7 +335,8 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     table->jumps_used = true;
     atomic_thread_fence(memory_order_seq_cst);
     if (!b->valid)
-        j->rip = tlb_no_rip((unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
+        j->rip = tlb_no_rip(
+            (unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
 }
 
 /* The jump entries of a table are for one key. */
@@ -536,7 +537,7 @@ uint64_t bt_slow(struct cpu *cpu)
         if (!b)
             break;
         jump_remember(c, b);
-    c->single = false;
+        c->single = false;
         return go_on(c, b);
     }
     case SITE_POLL:
