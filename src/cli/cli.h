@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "machine/machine.h"
+#include "translator/translator.h"
 
 enum exit_status {
     EXIT_OFF = 0,       /* the guest switched itself off */
@@ -33,6 +34,8 @@ struct run_options {
     const char *serial[4]; /* "none", "stdio", "file:PATH"; NULL: not given */
     unsigned serial_count;
     const char *debugcon;
+    struct translator_options bt; /* of the engine that translates */
+    bool bt_given;                /* one of them was on the command line */
     bool quiet;
     bool engine_check;
 };

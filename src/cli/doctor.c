@@ -125,6 +125,20 @@ static void check_engines(void)
         line(MISSING, "choice", "no engine can run: %s", err.text);
 }
 
+static void check_translator(void)
+{
+    struct translator_host host;
+
+    translator_host_look(&host);
+    line(host.lahf && host.executable ? FINE : NOTE, "translator",
+         "%s LAHF in 64-bit mode; memory can%s be executed; GS is set by %s; vectors: %s",
+         host.lahf ? "has" : "lacks", host.executable ? "" : "not",
+         host.fsgsbase ? "WRGSBASE" : "arch_prctl, which is slower",
+         host.avx512 ? "AVX-512"
+         : host.avx  ? "AVX"
+                     : "SSE");
+}
+
 static bool limits_have(const struct cpu_limits *l, enum cpu_feature f)
 {
     return l->word[f / 32] >> f % 32 & 1;
@@ -230,6 +244,7 @@ int command_doctor(int argc, char **argv)
     check_cpu();
     check_kvm_device();
     check_engines();
+    check_translator();
     check_features();
     well = check_memory();
     check_packages();

@@ -9,7 +9,6 @@
 #include "cli/options.h"
 #include "engine/engine.h"
 #include "event/loop.h"
-#include "translator/translator.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -168,55 +167,54 @@ static int set_log_level(void *target, const char *value, struct error *err)
     return 0;
 }
 
-static struct translator_options *bt_options(void)
+/* The translator's. They mean nothing to other engines: run() says so. */
+static struct translator_options *bt_options(void *target)
 {
-    static struct translator_options o;
-
-    if (!o.cache_size)
-        translator_options_default(&o);
-    return &o;
-}
-
-static int set_bt_log(void *target, const char *value, struct error *err)
-{
-    bt_options()->log_path = value;
-    translator_options_set(bt_options());
-    return 0;
-}
-
-static int set_bt_stats(void *target, const char *value, struct error *err)
-{
-    bt_options()->stats = true;
-    translator_options_set(bt_options());
-    return 0;
-}
-
-static int set_bt_perf_map(void *target, const char *value, struct error *err)
-{
-    bt_options()->perf_map = true;
-    translator_options_set(bt_options());
-    return 0;
+    ((struct run_options *)target)->bt_given = true;
+    return &((struct run_options *)target)->bt;
 }
 
 static int set_engine_check(void *target, const char *value, struct error *err)
 {
     ((struct run_options *)target)->engine_check = true;
-    bt_options()->check = true;
-    translator_options_set(bt_options());
+    bt_options(target)->check = true;
     return 0;
 }
 
 static int set_bt_cache(void *target, const char *value, struct error *err)
 {
     uint64_t size;
-    int ret = parse_size(value, &size, err);
+    int r = parse_size(value, &size, err);
 
-    if (ret < 0)
-        return ret;
-    if (size < 1 * MiB || size > 1 * GiB)
-        return error_set(err, EINVAL, "the code cache can have 1M to 1G, not '%s'", value);
-    bt_options()->cache_size = size;
-    translator_options_set(bt_options());
+    if (r < 0)
+        return r;
+    if (size < TRANSLATOR_CACHE_MIN || size > TRANSLATOR_CACHE_MAX)
+        return error_set(err, EINVAL, "'%s' is not from 1M to 1G", value);
+    bt_options(target)->cache_size = size;
+    return 0;
+}
+
+static int set_bt_log(void *target, const char *value, struct error *err)
+{
+    bt_options(target)->log_path = value;
+    return 0;
+}
+
+static int set_bt_stats(void *target, const char *value, struct error *err)
+{
+    bt_options(target)->stats = true;
+    return 0;
+}
+
+static int set_bt_perf_map(void *target, const char *value, struct error *err)
+{
+    bt_options(target)->perf_map = true;
+    return 0;
+}
+
+static int set_bt_verify(void *target, const char *value, struct error *err)
+{
+    bt_options(target)->verify = true;
     return 0;
 }
 
@@ -225,7 +223,7 @@ const struct option_spec run_option_specs[] = {
     {"append", 'a', "TEXT", NULL, "the kernel's command line", set_append},
     {"cpus", 'c', "N", NULL, "processors (1)", set_cpus},
     {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
-    {"engine", 'e', "NAME", "auto|kvm|bt|interp", "auto, kvm, bt, interp (auto: the best here)",
+    {"engine", 'e', "NAME", "auto|kvm|bt|interp|tcg", "auto, kvm, bt, interp (auto: the best here)",
      set_engine},
     {"engine-check", 0, NULL, NULL, "compare each step of bt with interp; slow", set_engine_check},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
@@ -239,10 +237,11 @@ const struct option_spec run_option_specs[] = {
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
     {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit},
-    {"bt-cache", 0, "SIZE", NULL, "the translator's code cache, 1M to 1G (128M)", set_bt_cache},
-    {"bt-log", 0, "FILE", NULL, "write guest and translated code side by side", set_bt_log},
+    {"bt-cache", 0, "SIZE", NULL, "room for translated code, 1M to 1G (128M)", set_bt_cache},
     {"bt-stats", 0, NULL, NULL, "print the translator's counters at the end", set_bt_stats},
-    {"bt-perf-map", 0, NULL, NULL, "name translated blocks for perf", set_bt_perf_map},
+    {"bt-log", 0, "FILE", NULL, "write guest and translated code side by side", set_bt_log},
+    {"bt-perf-map", 0, NULL, NULL, "write /tmp/perf-PID.map: perf names blocks", set_bt_perf_map},
+    {"bt-verify", 0, NULL, NULL, "prove each translation confined (slow)", set_bt_verify},
     {"log-level", 0, "LEVEL", "error|warning|info|debug", "error, warning, info, debug (info)",
      set_log_level},
     {"help", 'h', NULL, NULL, "this help", NULL},
@@ -283,7 +282,10 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         .config = {
             .board = "pc", .engine = "auto", .cpus = 1, .memory = GiB, .acpi = true, .hpet = true}};
     unsigned terminals = 0;
-    int r = options_parse(run_option_specs, argc, argv, &o, set_kernel, err);
+    int r;
+
+    translator_options_default(&o.bt);
+    r = options_parse(run_option_specs, argc, argv, &o, set_kernel, err);
 
     if (r)
         return r;
@@ -398,6 +400,9 @@ static int run(struct session *s, const struct run_options *o, struct error *err
                                           .power = press_power,
                                           .reset = press_reset};
     log_info("engine %s: %s", engine->name, reason);
+    if (o->bt_given && engine != &engine_bt)
+        log_warn("engine %s translates nothing: the --bt options have no effect", engine->name);
+    translator_options_set(&o->bt);
     r = open_backends(s, o, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);

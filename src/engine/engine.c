@@ -83,12 +83,6 @@ const struct engine_ops *engine_choose(const char *name, char *reason, size_t re
         snprintf(reason, reason_size, "as asked for");
         return e;
     }
-    if (!strcmp(name, "bt")) {
-        error_set(err, ENOTSUP,
-                  "engine 'bt' (binary translation) is not in this version; "
-                  "'interp' runs the same guests, slower");
-        return NULL;
-    }
     for (unsigned i = 0; i < count && used < sizeof(names); i++)
         used += (size_t)snprintf(names + used, sizeof(names) - used, ", %s", list[i]->name);
     error_set(err, EINVAL, "unknown engine '%s'; there are: %s", name, names);

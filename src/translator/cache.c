@@ -2,9 +2,10 @@
  * cache.c - the code cache, and who knows whom in it: pages, blocks, links.
  *
  * The cache is one memfd mapped twice: once readable and writable, once readable and executable, so
- * that no page is ever both. It is filled from the front; what is invalidated stays as waste until
- * the cache is full, then everybody leaves and it starts again from nothing (a guest refills what
- * it uses within milliseconds).
+ * that no page is ever both. It is made of regions, which are filled one after the other; what is
+ * invalidated stays as waste until its region's turn comes again: then everybody leaves, all that
+ * is left in it goes, and it is filled anew. Blocks, sites, links and faults of a region are a part
+ * of their arrays, so they go with it. (A guest translates what it still uses within milliseconds.)
  *
  * Rules an editor must keep:
  *  - A block is found by guest-physical page (by name, an index into `pages`), offset and key,
@@ -53,7 +54,7 @@ static void release(void *p, size_t size)
         munmap(p, size);
 }
 
-enum { GUARD = 64 * 1024, INSN_REACH = 14 };
+enum { GUARD = 64 * 1024, INSN_REACH = 14, BLOCK_ROOM = 64 * 1024, REGION_MIN = 4 * 1024 * 1024 };
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
@@ -90,8 +91,7 @@ int cache_new(struct translator *t, struct error *err)
         return error_set(err, ENOMEM,
                          "the host refuses memory that can be executed, or address space for the "
                          "code cache: use --engine interp");
-    t->block_count = t->page_count = t->link_count = 1; /* 0: none */
-    t->site_count = SITES_FIXED;
+    t->page_count = 1; /* 0: none */
     return 0;
 }
 
@@ -111,12 +111,48 @@ void cache_free(struct translator *t)
     release(t->faults, sizeof(*t->faults) * MAX_FAULTS);
 }
 
+/* ---- regions -------------------------------------------------------------------------------- */
+
+/* Where region n starts in each array; n == regions: where the last one ends. */
+static struct region region_start(const struct translator *t, unsigned n)
+{
+    const struct region first = {t->first, 1, SITES_FIXED, 1, 0};
+    const struct region last = {t->size, MAX_BLOCKS, MAX_SITES, MAX_LINKS, MAX_FAULTS};
+#define SHARE(field) (first.field + (last.field - first.field) / t->regions * n)
+
+    return (struct region){SHARE(used), SHARE(blocks), SHARE(sites), SHARE(links), SHARE(faults)};
+#undef SHARE
+}
+
+static void region_begin(struct translator *t, unsigned n)
+{
+    struct region start = region_start(t, n);
+
+    t->region = n;
+    t->used = start.used;
+    t->block_count = start.blocks;
+    t->site_count = start.sites;
+    t->link_count = start.links;
+    t->fault_count = start.faults;
+    t->limit = region_start(t, n + 1);
+}
+
+void cache_begin(struct translator *t)
+{
+    t->regions = (unsigned)MIN(MAX(t->size / REGION_MIN, 1u), (uint32_t)MAX_REGIONS);
+    for (unsigned n = 0; n < t->regions; n++)
+        t->region_end[n] = region_start(t, n);
+    region_begin(t, 0);
+}
+
 /* Room for one more block of any size? */
 bool cache_full(const struct translator *t)
 {
-    return t->used + 64 * KiB > t->size || t->block_count + 1 >= MAX_BLOCKS ||
-           t->page_count + 2 >= MAX_PAGES || t->site_count + 4096 > MAX_SITES ||
-           t->link_count + 1024 > MAX_LINKS || t->fault_count + 1024 > MAX_FAULTS;
+    const struct region *l = &t->limit;
+
+    return t->used + BLOCK_ROOM > l->used || t->block_count + 1 >= l->blocks ||
+           t->page_count + 2 >= MAX_PAGES || t->site_count + 4096 > l->sites ||
+           t->link_count + 1024 > l->links || t->fault_count + 1024 > l->faults;
 }
 
 /* ---- pages ---------------------------------------------------------------------------------- */
@@ -152,6 +188,9 @@ static struct translator *the_translator_of(struct ram_block *ram)
     return names ? container_of(names, struct ram_names, name[0])->t : NULL;
 }
 
+/* What making a block again costs, in stores beside code; and how often patience doubles. */
+enum { PATIENCE = 256, PATIENCE_DOUBLES = 10 };
+
 static void page_unwatch(struct code_page *p)
 {
     atomic_fetch_and(&p->ram->page_flags[p->offset >> RAM_PAGE_BITS], (unsigned char)~RAM_CODE);
@@ -169,10 +208,8 @@ void cache_empty(struct translator *t)
     }
     memset(t->hash, 0, sizeof(*t->hash) << BLOCK_HASH_BITS);
     memset(t->pages, 0, sizeof(*t->pages) * t->page_count);
-    t->block_count = t->page_count = t->link_count = 1;
-    t->site_count = SITES_FIXED;
-    t->fault_count = 0;
-    t->used = t->first;
+    t->page_count = 1;
+    cache_begin(t);
     t->stats.flushes++;
 }
 
@@ -270,7 +307,7 @@ static void granules_add(granule_set set, unsigned first, unsigned end)
 /* All that the blocks of a page were made from; those that are not valid leave its lists. */
 static void granules_get(struct translator *t, struct code_page *p, granule_set set)
 {
-    uint32_t *link;
+    uint32_t *link, blocks = 0;
 
     memset(set, 0, sizeof(granule_set));
     for (link = &p->blocks; *link;) {
@@ -279,6 +316,7 @@ static void granules_get(struct translator *t, struct code_page *p, granule_set 
         if (b->valid) {
             granules_add(set, b->offset, MIN(b->offset + b->length, 4096u));
             link = &b->next_in_page;
+            blocks++;
         } else {
             *link = b->next_in_page;
         }
@@ -293,6 +331,7 @@ static void granules_get(struct translator *t, struct code_page *p, granule_set 
             *link = b->next_in_page2;
         }
     }
+    p->patience = PATIENCE * (4 + blocks) << p->drops;
 }
 
 /* Others may be reading: no bit that stays is ever clear. */
@@ -364,12 +403,12 @@ static void jumps_clear(struct tlb_table *table, uint64_t rip, const void *code)
         struct tlb_jump *j = jump_of(table, rip ^ BIT(63));
 
         if (__atomic_load_n(&j->code, __ATOMIC_RELAXED) == code)
-            __atomic_store_n(&j->rip, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&j->rip, tlb_no_rip((unsigned)(j - table->jump)), __ATOMIC_RELAXED);
         return;
     }
     for (unsigned i = 0; i < TLB_JUMPS; i++)
         if (__atomic_load_n(&table->jump[i].code, __ATOMIC_RELAXED) == code)
-            __atomic_store_n(&table->jump[i].rip, 0, __ATOMIC_RELAXED);
+            __atomic_store_n(&table->jump[i].rip, tlb_no_rip(i), __ATOMIC_RELAXED);
 }
 
 void block_forget(struct translator *t, struct block *b)
@@ -414,6 +453,8 @@ void block_invalidate(struct translator *t, struct block *b)
 
 /* ---- writes --------------------------------------------------------------------------------- */
 
+#define CLOSED_TSC (UINT64_C(1) << 21) /* under a millisecond */
+
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
 {
     static const granule_set all = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
@@ -425,8 +466,7 @@ bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
             atomic_store(&t->cpus[i]->context->poll, 0);
             busy = true;
         }
-    if (busy)
-        page_open(t, page);
+    t->pages[page].closed_until = busy ? __builtin_ia32_rdtsc() + CLOSED_TSC : 0;
     return !busy;
 }
 
@@ -436,9 +476,14 @@ void page_open(struct translator *t, uint32_t page)
     granule_set set;
 
     granules_get(t, p, set);
+    if (p->closed_until > __builtin_ia32_rdtsc())
+        return;
+    p->closed_until = 0;
     granules_set(p, set);
-    if (!p->blocks && !p->crossers)
+    if (!p->blocks && !p->crossers) {
         page_unwatch(p);
+        p->beside = 0;
+    }
 }
 
 /*
@@ -465,10 +510,30 @@ static void page_heat(struct translator *t, struct code_page *p, const struct bl
         t->cpus[i]->warm[warm_index(p->ram->host + p->offset + b->offset)] = 0;
 }
 
-/* Blocks that were made from any of these bytes go. */
+/* A store beside code that did not go by bt_fast() costs as much as several that did. */
+static bool still_patient(struct code_page *p)
+{
+    enum { SLOW_STORE = 8 };
+
+    atomic_store_explicit(&p->beside, p->beside + SLOW_STORE, memory_order_relaxed);
+    return !page_is_tired(p);
+}
+
+/*
+ * Blocks that were made from any of these bytes go. So do all of a page that many stores went to
+ * beside its code: it may be code that nobody executes any more, and then the page is plain again.
+ * If it is not so, it will be longer until that is tried once more.
+ */
 static void page_written(struct translator *t, uint32_t name, unsigned first, unsigned end)
 {
     struct code_page *p = &t->pages[name];
+    uint64_t before = t->stats.invalidated;
+
+    if (page_is_tired(p)) {
+        first = 0;
+        end = 4096;
+        p->drops = MIN(p->drops + 1, (uint32_t)PATIENCE_DOUBLES);
+    }
 
     for (uint32_t i = p->blocks; i; i = t->blocks[i].next_in_page) {
         struct block *b = &t->blocks[i];
@@ -487,6 +552,8 @@ static void page_written(struct translator *t, uint32_t name, unsigned first, un
         }
     }
     page_open(t, name);
+    if (t->stats.invalidated == before)
+        still_patient(p);
 }
 
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
@@ -499,10 +566,11 @@ void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
         unsigned first = (unsigned)(at < offset ? offset - at : 0);
         unsigned end = (unsigned)MIN(offset + length - at, UINT64_C(0x1000));
         uint32_t name = __atomic_load_n(&names_of(ram)[at >> RAM_PAGE_BITS], __ATOMIC_ACQUIRE);
+        struct code_page *p = &t->pages[name];
 
         /* The bytes are in memory before this looks (ram_written()): who makes a block now has
          * closed the page already, or sees them. */
-        if (!name || !page_is_code(&t->pages[name], first, end - first))
+        if (!name || (!page_is_code(p, first, end - first) && still_patient(p)))
             continue;
         pthread_mutex_lock(&t->lock);
         name = page_find(t, ram, at);
@@ -512,22 +580,78 @@ void code_written(struct ram_block *ram, uint64_t offset, uint64_t length)
     }
 }
 
+/* ---- recycling ------------------------------------------------------------------------------ */
+
+/* Links of blocks that go leave the lists of those they lead to. */
+static void links_drop(struct translator *t, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end; i++) {
+        uint32_t to = t->links[i].to, *at;
+
+        if (!to)
+            continue;
+        for (at = &t->blocks[to].incoming; *at;) {
+            struct link *l = &t->links[*at];
+
+            if (*at < first || *at >= end) {
+                at = &l->next_incoming;
+                continue;
+            }
+            l->to = 0;
+            *at = l->next_incoming;
+        }
+    }
+}
+
+bool cache_recycle(struct translator *t)
+{
+    unsigned next = (t->region + 1) % t->regions;
+    uint64_t invalidated = t->stats.invalidated;
+    struct region start, end;
+
+    if (t->regions == 1 || t->page_count + 2 >= MAX_PAGES) {
+        cache_empty(t);
+        return true;
+    }
+    t->region_end[t->region] = (struct region){t->used, t->block_count, t->site_count,
+                                               t->link_count, t->fault_count};
+    start = region_start(t, next);
+    end = t->region_end[next];
+    for (uint32_t i = start.blocks; i < end.blocks; i++) {
+        atomic_store(&t->blocks[i].jump_rip, 0); /* all tables are dropped */
+        block_invalidate(t, &t->blocks[i]);
+    }
+    links_drop(t, start.links, end.links);
+    if (end.blocks > start.blocks)
+        for (uint32_t i = 1; i < t->page_count; i++)
+            page_open(t, i);
+    region_begin(t, next);
+    t->stats.invalidated = invalidated; /* that counts others */
+    t->stats.recycled += end.blocks > start.blocks;
+    return false;
+}
+
 struct block *block_of_host(struct translator *t, uint32_t host)
 {
-    uint32_t low = 1, high = t->block_count;
+    for (unsigned n = 0; n < t->regions; n++) {
+        bool current = n == t->region;
+        uint32_t low = region_start(t, n).blocks;
+        uint32_t high = current ? t->block_count : t->region_end[n].blocks;
+        uint32_t used = current ? t->used : t->region_end[n].used;
 
-    if (host < t->first || host >= t->used)
-        return NULL;
-    /* Blocks lie in the cache in the order they were made. */
-    while (high - low > 1) {
-        uint32_t mid = low + (high - low) / 2;
+        if (host < region_start(t, n).used || host >= used || low == high)
+            continue;
+        /* Blocks of a region lie in the order they were made. */
+        while (high - low > 1) {
+            uint32_t mid = low + (high - low) / 2;
 
-        if (t->blocks[mid].start <= host)
-            low = mid;
-        else
-            high = mid;
+            if (t->blocks[mid].start <= host)
+                low = mid;
+            else
+                high = mid;
+        }
+        if (t->blocks[low].start <= host && host < t->blocks[low].end)
+            return &t->blocks[low];
     }
-    return low < t->block_count && t->blocks[low].start <= host && host < t->blocks[low].end
-               ? &t->blocks[low]
-               : NULL;
+    return NULL;
 }

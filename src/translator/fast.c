@@ -121,7 +121,7 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
 
     flags_out(cpu, x);
     if (!atomic_load_explicit(&x->poll, memory_order_relaxed) || *table_key(area) != key ||
-        j->rip != (cpu->rip ^ BIT(63))) {
+        j->rip != cpu->rip) {
         x->done = 1;
         return 0;
     }
@@ -323,13 +323,15 @@ static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
     gva linear = site_address(cpu, x, s);
     const uint8_t *host = tlb_find_code(cpu->tlb->table[cpu->mmu_mode], linear, s->size);
     uint32_t name = host ? page_of_host(c->t, host) : 0;
+    struct code_page *p = &c->t->pages[name];
 
-    if (!name)
+    if (!name || page_is_tired(p))
         return 0;
     atomic_store(&c->writing, name);
-    if (page_is_code(&c->t->pages[name], (uintptr_t)host & 0xfff, s->size))
+    if (page_is_code(p, (uintptr_t)host & 0xfff, s->size))
         return 0;
     c->count[COUNT_BESIDE_CODE]++;
+    atomic_store_explicit(&p->beside, p->beside + 1, memory_order_relaxed); /* about */
     x->a = (uint64_t)(uintptr_t)host - linear;
     x->c = (uint64_t)(uintptr_t)(c->t->rx + s->pass);
     return (uint64_t)(uintptr_t)c->t->stub.pass;

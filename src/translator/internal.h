@@ -20,6 +20,8 @@
 #include "translator/translator.h"
 #include "x86/mmu.h"
 
+#include <time.h>
+
 enum { CONTEXT_SLOTS = 16 };
 
 /* In the GS area behind struct cpu; also mapped for C at bt_cpu.context. */
@@ -112,6 +114,12 @@ struct site {
     uint32_t resume; /* behind the instruction; 0: cannot resume there */
     uint32_t link;
     uint8_t kind, access, length, helper;
+    /* CHECK and INTERP with `resume`: what the instruction does to general registers, which code
+     * behind it relies on. The interpreter may have found other bytes there, if another vCPU writes
+     * code. */
+    bool known;      /* false: nothing is relied on */
+    uint16_t writes; /* bit n: GPR n may change, whatever to */
+    int8_t stack;    /* RSP moves by this, if it is not one of those */
     /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
     uint32_t pass;
     int32_t disp;
@@ -152,6 +160,7 @@ struct block {
     uint16_t instructions;
     _Atomic bool valid;
     uint8_t failures;          /* of wide checks */
+    uint32_t failing_since; /* in 1024 ticks of the TSC */
     _Atomic uint64_t jump_rip; /* RIP ^ BIT(63) it went into jump tables with; 0: never */
 };
 #define JUMP_RIP_MANY UINT64_MAX
@@ -163,9 +172,13 @@ struct code_page {
     uint64_t offset;
     _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers; /* blocks of the page before whose instruction ends here */
-    uint32_t heat;     /* how often blocks were invalidated lately */
-    uint64_t heated;   /* and when: TSC */
+    uint32_t crossers;       /* blocks of the page before whose instruction ends here */
+    uint32_t heat;           /* how often blocks were invalidated lately */
+    uint64_t heated;         /* and when: TSC */
+    uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
+    _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
+    uint32_t patience;       /* how many of them it stands */
+    uint32_t drops;          /* how often it was tired of them */
 };
 
 enum {
@@ -176,23 +189,31 @@ enum {
     MAX_LINKS = 1 << 22,
     MAX_FAULTS = 1 << 22,
     MAX_CPUS = 256,
+    MAX_REGIONS = 8,
     MAX_RAM = 64, /* blocks of it that code may be translated from */
 };
 
 struct bt_stats {
     uint64_t translated_blocks, translated_instructions, guest_bytes, host_bytes, translate_ns;
-    uint64_t flushes, invalidated, links;
+    uint64_t flushes, recycled, invalidated, links;
+    uint64_t longest_ns; /* that everybody stood for it */
+};
+
+/* How far something reaches in the cache and in each array that belongs to code. */
+struct region {
+    uint32_t used, blocks, sites, links, faults;
 };
 
 struct bt_stubs {
     void (*enter)(struct cpu *cpu, const void *code);
     const uint8_t *leave_hw, *leave_saved; /* context.site is set */
     const uint8_t *leave_fast;             /* the same for SITE_FAST, with all registers saved */
+    const uint8_t *indirect_miss;          /* RCX: target, which has no jump entry; flags saved */
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
     const uint8_t *ensure_vec, *ensure_x87;
-    const uint8_t *pass; /* with RAX = context.a to context.c */
-    const uint8_t *push_fault;
+    const uint8_t *no_return; /* the host's return address of frames that nobody pushed */
+    const uint8_t *pass;      /* with RAX = context.a to context.c */
 };
 
 struct translator {
@@ -210,6 +231,9 @@ struct translator {
     struct fault_point *faults;
     struct ram_block *ram[MAX_RAM]; /* that have names; read without the lock */
     _Atomic unsigned ram_count;
+    unsigned regions, region; /* parts of the cache that are recycled one by one; the current one */
+    struct region region_end[MAX_REGIONS]; /* how far those that are not current are filled */
+    struct region limit;                   /* of the current one */
     uint32_t block_count, page_count, site_count, link_count, fault_count;
     struct bt_cpu *cpus[MAX_CPUS];
     unsigned cpu_count;
@@ -260,6 +284,7 @@ struct bt_cpu {
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
     bool names_gone; /* it was emptied */
+    bool code_gone;  /* a part of it was */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
     uint64_t slow_fast[4];        /* SITE_FAST that went to the interpreter */
@@ -276,6 +301,14 @@ struct bt_cpu {
     bool differs;        /* a check has failed */
 };
 
+static inline uint64_t now_ns(void)
+{
+    struct timespec ts;
+
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
 static inline unsigned warm_index(const uint8_t *host)
 {
     return (uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15) >> 48;
@@ -285,7 +318,11 @@ static inline unsigned warm_index(const uint8_t *host)
 
 int cache_new(struct translator *t, struct error *err);
 void cache_free(struct translator *t);
+void cache_begin(struct translator *t); /* the stubs are made */
 void cache_empty(struct translator *t); /* nobody inside, lock held */
+/* Make room: the region filled longest ago is emptied, and filled next. Nobody inside, lock held.
+ * Jump tables and return stacks are void then, names too when it returns true. */
+bool cache_recycle(struct translator *t);
 bool cache_full(const struct translator *t);
 
 /* The name of the page at `offset` of a block of RAM; made when there is none (write accesses are
@@ -302,7 +339,8 @@ void block_forget(struct translator *t, struct block *b);
 /* The block is about to be in this jump table entry; afterwards it must be asked for valid. */
 void block_jump(struct block *b, uint64_t rip);
 /* Before a block is made from a page, and behind it: meanwhile no store beside its code goes
- * unnoticed. False: some may be under way, ask again later. Lock held. */
+ * unnoticed. False: some may be under way; the page stays closed for a while, so ask again. Lock
+ * held. */
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
 void page_open(struct translator *t, uint32_t page);
 /* How often code is interpreted before it is translated. */
@@ -330,6 +368,10 @@ static inline bool page_is_code(const struct code_page *p, unsigned offset, unsi
             return true;
     return false;
 }
+static inline bool page_is_tired(const struct code_page *p)
+{
+    return atomic_load_explicit(&p->beside, memory_order_relaxed) > p->patience;
+}
 /* Code bytes changed. Takes the lock. */
 void code_written(struct ram_block *ram, uint64_t offset, uint64_t length);
 void link_blocks(struct translator *t, struct link *l, struct block *to);
@@ -346,6 +388,12 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
 /* ---- stubs.c -------------------------------------------------------------------------------- */
 
 void stubs_make(struct translator *t);
+uint8_t *emit_jump_look_up(struct emitter *e, uint8_t **polled);
+
+static inline struct mem mem_jump(unsigned at)
+{
+    return (struct mem){RAX, NO_REG, 1, true, (int32_t)(offsetof(struct tlb_table, jump) + at)};
+}
 
 /* ---- run.c ---------------------------------------------------------------------------------- */
 
@@ -419,12 +467,18 @@ void fault_thread(struct bt_cpu *c); /* on each thread that runs translated code
 
 /* ---- tools.c -------------------------------------------------------------------------------- */
 
-void tools_open(struct translator *t);
+/* Opens the files that were asked for. */
+int tools_open(struct translator *t, struct error *err);
 void tools_close(struct translator *t);
 /* `host` and `at`: where each instruction is, `count` + 1 of them. */
 void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
                const uint16_t *at, unsigned count);
 void print_stats(struct translator *t, void *file);
+/* Aborts the process, with the block's code on standard error, where verify_block() fails. */
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count);
+/* Each when there is a map. */
+void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);
 
 static inline uint8_t *cache_rw(struct translator *t, uint32_t at)

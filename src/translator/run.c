@@ -20,19 +20,17 @@
 #include "base/log.h"
 #include "interp/exceptions.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { MANY_FAILURES = 8, COLD_STRETCH = 64, TICK_TSC = 100000 };
-#define NO_RETURN_ADDRESS UINT64_C(0x8000000000000000) /* never canonical */
+enum { MANY_FAILURES = 64, FAILURES_TIME = 500, COLD_STRETCH = 64, TICK_TSC = 100000 };
 
 static struct translator_options options_now;
 static bool options_are_set;
@@ -89,10 +87,8 @@ static void jumps_drop(struct bt_cpu *c)
         for (unsigned m = 0; m < MMU_MODES; m++) {
             struct tlb_table *table = c->cpu->tlb->set[s].table[m];
 
-            if (table && table->jumps_used) {
-                memset(table->jump, 0, sizeof(table->jump));
-                table->jumps_used = false;
-            }
+            if (table && table->jumps_used)
+                tlb_jumps_clear(table);
         }
     c->count[COUNT_FLUSH_JUMPS]++;
 }
@@ -247,7 +243,7 @@ static uint32_t next_page_name(struct bt_cpu *c, gva linear, const uint8_t *host
 
 /* A block at `linear`, whose page has its name, or gets it, in *slot. NULL: not now. Lock held. */
 static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *host, uint32_t *slot,
-                                uint32_t key)
+                                uint32_t key, uint8_t *warm)
 {
     struct translator *t = c->t;
     uint32_t name = *slot, page2;
@@ -257,6 +253,11 @@ static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *hos
 
     if (cache_full(t) || (!name && !code_ram(c->cpu, linear, &ram, &at)))
         return NULL;
+    *slot = name = page_find(t, ram, at);
+    if (*warm < page_warm(t, name)) {
+        (*warm)++;
+        return NULL;
+    }
     if (!page_make(t, c, ram, at, &name))
         return NULL;
     *slot = name;
@@ -314,7 +315,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
         return NULL;
     }
     pthread_mutex_lock(&t->lock);
-    b = block_make(c, linear, host, slot, key);
+    b = block_make(c, linear, host, slot, key, warm);
     c->want_empty = !b && cache_full(t);
     pthread_mutex_unlock(&t->lock);
     return b;
@@ -329,7 +330,7 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     if (!(b->key & KEY_FLAT_CODE) || c->check)
         return;
     block_jump(b, rip);
-    j->rip = rip ^ BIT(63);
+    j->rip = rip;
     j->code = cache_rx(c->t, b->entry_saved);
     table->jumps_used = true;
     atomic_thread_fence(memory_order_seq_cst);
@@ -340,10 +341,8 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
 /* The jump entries of a table are for one key. */
 static void key_switch(struct bt_cpu *c, struct tlb_table *table, uint32_t key)
 {
-    if (table->jumps_used) {
-        memset(table->jump, 0, sizeof(table->jump));
-        table->jumps_used = false;
-    }
+    if (table->jumps_used)
+        tlb_jumps_clear(table);
     *table_key(table) = key;
     stacks_reset(c);
 }
@@ -381,10 +380,13 @@ static uint64_t go_on(struct bt_cpu *c, const struct block *b)
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
-/* One instruction by the interpreter. Whether the block it is of may go on: all is as before. */
+/* One instruction by the interpreter. Whether the block it is of may go on: all that its code
+ * relies on is as before. Not that the instruction was the one that was translated: another vCPU
+ * may just be writing it. */
 static bool interpret_one(struct bt_cpu *c, uint32_t block)
 {
     struct cpu *cpu = c->cpu;
+    uint64_t base[SEG_COUNT];
     uint64_t flushes = cpu->tlb->flushes;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
@@ -394,21 +396,58 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
         c->left = true;
         return false;
     }
+    for (unsigned s = 0; s < SEG_COUNT; s++)
+        base[s] = cpu->seg[s].base;
     r = interp_step(cpu, 1);
+    for (unsigned s = 0; s < SEG_COUNT; s++)
+        if (cpu->seg[s].base != base[s])
+            return false;
     return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
            !atomic_load(&c->t->stop) && !interp_needed(cpu);
 }
 
-/* A check of several accesses failed where each alone might not: after some times nobody comes to
- * this block any more, and one with single checks is made. */
+/*
+ * A check of several accesses failed where each alone might not: at a page's end, or because of one
+ * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
+ * only a block that fails again and again within a short time gets them: nobody comes to it any more
+ * then, and one with single checks is made.
+ */
 static void check_failed(struct translator *t, struct block *b)
 {
-    if (b->failures >= MANY_FAILURES || ++b->failures < MANY_FAILURES)
+    uint32_t now = (uint32_t)(rdtsc() >> 10);
+
+    if (b->failures >= MANY_FAILURES)
+        return;
+    if (now - b->failing_since > FAILURES_TIME)
+        b->failures = 0;
+    if (!b->failures)
+        b->failing_since = now;
+    if (++b->failures < MANY_FAILURES)
         return;
     pthread_mutex_lock(&t->lock);
     block_forget(t, b);
     pthread_mutex_unlock(&t->lock);
+}
+
+/* The same for one whose effect code may rely on. */
+static bool interpret_known(struct bt_cpu *c, const struct site *s)
+{
+    struct cpu *cpu = c->cpu;
+    uint64_t before[GPR_COUNT];
+
+    memcpy(before, cpu->gpr, sizeof(before));
+    before[GPR_RSP] += (uint64_t)(int64_t)s->stack;
+    if (cpu->code_size != 8)
+        before[GPR_RSP] = (uint32_t)before[GPR_RSP];
+    if (!interpret_one(c, s->block))
+        return false;
+    if (!s->known)
+        return true;
+    for (unsigned r = 0; r < GPR_COUNT; r++)
+        if (cpu->gpr[r] != before[r] && !(s->writes >> r & 1))
+            return false;
+    return true;
 }
 
 uint64_t bt_slow(struct cpu *cpu)
@@ -439,7 +478,7 @@ uint64_t bt_slow(struct cpu *cpu)
             check_failed(t, &t->blocks[s->block]);
         }
         next = rip_at(cpu, x, s->offset + s->length);
-        if (!interpret_one(c, s->block) || !s->resume || cpu->rip != next)
+        if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
             break;
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
@@ -452,7 +491,7 @@ uint64_t bt_slow(struct cpu *cpu)
             c->fallback[s->link % FALLBACKS]++;
         else
             c->slow_fast[s->helper]++;
-        if (!interpret_one(c, s->block) || !s->resume || cpu->rip != next) {
+        if (!interpret_known(c, s) || !s->resume || cpu->rip != next) {
             if (s->kind == SITE_FAST && s->helper == FAST_IRET)
                 fast_learn(c);
             break;
@@ -517,11 +556,12 @@ uint64_t bt_slow(struct cpu *cpu)
 
 /* ---- many vCPUs ----------------------------------------------------------------------------- */
 
-/* Everybody out, and start the cache again. Called outside. */
+/* Everybody out, and make room in the cache. Called outside. */
 static void empty_cache(struct bt_cpu *c)
 {
     struct translator *t = c->t;
-    bool expected = false;
+    bool expected = false, names;
+    uint64_t began = now_ns(), took;
 
     c->want_empty = false;
     if (!atomic_compare_exchange_strong(&t->stop, &expected, true)) {
@@ -537,10 +577,15 @@ static void empty_cache(struct bt_cpu *c)
             sched_yield();
         }
     pthread_mutex_lock(&t->lock);
-    cache_empty(t);
-    for (unsigned i = 0; i < t->cpu_count; i++) {
-        t->cpus[i]->names_gone = true;
-        memset(t->cpus[i]->warm, 0, WARM_SIZE);
+    if (cache_full(t)) { /* or somebody was here before us */
+        names = cache_recycle(t);
+        for (unsigned i = 0; i < t->cpu_count; i++) {
+            t->cpus[i]->names_gone |= names;
+            t->cpus[i]->code_gone = true;
+            memset(t->cpus[i]->warm, 0, WARM_SIZE); /* what is seldom used may stay out */
+        }
+        took = now_ns() - began;
+        t->stats.longest_ns = MAX(t->stats.longest_ns, took);
     }
     pthread_mutex_unlock(&t->lock);
     atomic_store(&t->stop, false);
@@ -557,9 +602,10 @@ static void go_inside(struct bt_cpu *c)
         while (atomic_load(&c->t->stop))
             sched_yield();
     }
-    if (c->names_gone) {
-        c->names_gone = false;
-        mmu_flush_linear(c->cpu);
+    if (c->code_gone) {
+        if (c->names_gone)
+            mmu_flush_linear(c->cpu);
+        c->names_gone = c->code_gone = false;
         jumps_drop(c);
         stacks_reset(c);
     }
@@ -709,46 +755,52 @@ static void table_made(struct cpu *cpu, struct tlb_table *table)
     }
 }
 
-static uint8_t *stack_new(void)
+/* The lowest frames are there from the start; a return never goes below them. Their guest address
+ * is not canonical, and secret: a guest can return to any number, but not find this one. */
+static uint8_t *stack_new(const struct translator *t)
 {
+    uint64_t nowhere;
     uint8_t *p = mmap(NULL, STACK_SIZE + 2 * STACK_GUARD, PROT_NONE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (p == MAP_FAILED || mprotect(p + STACK_GUARD, STACK_SIZE, PROT_READ | PROT_WRITE) < 0)
         abort();
+    if (getrandom(&nowhere, sizeof(nowhere), 0) != sizeof(nowhere))
+        abort();
+    nowhere = (nowhere >> 2) | BIT(63);
     p += STACK_GUARD;
-    for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 8)
-        memcpy(p + at, &(uint64_t){NO_RETURN_ADDRESS}, 8);
+    for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16) {
+        memcpy(p + at, &t->stub.no_return, 8);
+        memcpy(p + at + 8, &nowhere, 8);
+    }
     return p;
 }
 
 static struct translator *translator_new(const struct translator_options *o, struct error *err)
 {
     struct translator *t = xcalloc(1, sizeof(*t));
-    unsigned a, b, cx, d;
+    struct translator_host host;
 
     t->options = *o;
     if (!t->options.cache_size)
         t->options.cache_size = 128 * MiB;
-    t->options.cache_size = MIN(MAX(t->options.cache_size, 1 * MiB), 1024 * MiB);
+    t->options.cache_size = MIN(MAX(t->options.cache_size, TRANSLATOR_CACHE_MIN),
+                                TRANSLATOR_CACHE_MAX);
     pthread_mutex_init(&t->lock, NULL);
     pthread_mutex_init(&t->check_lock, NULL);
     pthread_mutex_init(&t->check_next, NULL);
     if (t->options.check)
         t->options.warm = 0; /* everything */
-    if (getauxval(AT_HWCAP2) & 2)
-        t->features |= HOST_FSGSBASE;
-    if (__builtin_cpu_supports("avx"))
-        t->features |= HOST_AVX;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-        t->features |= HOST_AVX512;
-    if (!__get_cpuid(0x80000001, &a, &b, &cx, &d) || !(cx & 1)) {
+    translator_host_look(&host);
+    t->features = (host.fsgsbase ? HOST_FSGSBASE : 0) | (host.avx ? HOST_AVX : 0) |
+                  (host.avx512 ? HOST_AVX512 : 0);
+    if (translator_host_check(&host, err) < 0) {
         free(t);
-        error_set(err, ENOTSUP, "this processor has no LAHF in 64-bit mode: use --engine interp");
         return NULL;
     }
     t->fd = -1;
-    if (cache_new(t, err) < 0) {
+    if (cache_new(t, err) < 0 || tools_open(t, err) < 0) {
+        tools_close(t);
         cache_free(t);
         free(t);
         return NULL;
@@ -756,7 +808,8 @@ static struct translator *translator_new(const struct translator_options *o, str
     t->sites[SITE_OF_INDIRECT].kind = SITE_INDIRECT;
     t->sites[SITE_OF_FAULT].kind = SITE_FAULT;
     stubs_make(t);
-    tools_open(t);
+    cache_begin(t);
+    perf_map_stubs(t);
     fault_setup();
     return t;
 }
@@ -786,14 +839,10 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
         abort();
     c->context->cpu = (uint64_t)(uintptr_t)cpu;
     c->context->host_mxcsr = 0x1f80;
-    c->stack[0] = stack_new();
-    c->stack[1] = stack_new();
-    for (unsigned i = 0; i < 2; i++) {
+    c->stack[0] = stack_new(t);
+    c->stack[1] = stack_new(t);
+    for (unsigned i = 0; i < 2; i++)
         c->stack_base[i] = (uint64_t)(uintptr_t)(c->stack[i] + STACK_SIZE - STACK_MARGIN);
-        /* A guest may return to NO_RETURN_ADDRESS: then from here to where any address goes. */
-        for (unsigned at = STACK_SIZE - STACK_MARGIN; at < STACK_SIZE; at += 16)
-            memcpy(c->stack[i] + at, &(uint64_t){(uint64_t)(uintptr_t)t->stub.indirect}, 8);
-    }
     c->warm = xcalloc(1, WARM_SIZE);
     if (t->options.check)
         check_new(c);
@@ -897,24 +946,10 @@ static void flush(struct memory_listener *l)
 
 static int probe(struct error *err)
 {
-    unsigned a, b, c, d;
-    void *p;
-    int fd = memfd_create("hospes-probe", MFD_CLOEXEC);
+    struct translator_host host;
 
-    if (!__get_cpuid(0x80000001, &a, &b, &c, &d) || !(c & 1)) {
-        close(fd);
-        return error_set(err, ENOTSUP, "this processor has no LAHF in 64-bit mode");
-    }
-    if (fd < 0 || ftruncate(fd, 4096) < 0) {
-        close(fd);
-        return error_set(err, errno, "no memfd: %s", strerror(errno));
-    }
-    p = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
-    close(fd);
-    if (p == MAP_FAILED)
-        return error_set(err, EPERM, "the host refuses memory that can be executed");
-    munmap(p, 4096);
-    return 0;
+    translator_host_look(&host);
+    return translator_host_check(&host, err);
 }
 
 static int create(struct engine *e, struct error *err)

@@ -151,6 +151,32 @@ static void align(struct emitter *e)
         emit8(e, 0xcc);
 }
 
+/*
+ * RCX: where a branch goes. Then RAX is the index of its jump entry (mem_jump()) and page_rip is
+ * set; else one of two jumps leaves, RCX unchanged: the one returned, or *polled. Clobbers flags.
+ */
+uint8_t *emit_jump_look_up(struct emitter *e, uint8_t **polled)
+{
+    uint8_t *miss;
+
+    emit_mov(e, RAX, RCX, 4);
+    emit_shr(e, RAX, 12, 4);
+    RAW("\x31\xc8"); /* xor eax, ecx */
+    RAW("\x25");
+    emit32(e, TLB_JUMPS - 1);
+    emit_op_reg(e, 0xc1, 4, 4, RAX); /* shl eax, 4 */
+    emit8(e, 4);
+    emit_op_mem(e, 0x3b, 8, RCX, mem_jump(0), false);
+    miss = emit_jcc(e, 5);
+    emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
+    emit8(e, 0);
+    *polled = emit_jcc(e, 4);
+    RAW("\x48\x81\xe1");
+    emit32(e, 0xfffff000); /* and rcx, -4096 */
+    emit_store(e, CTX(page_rip), RCX, 8);
+    return miss;
+}
+
 void stubs_make(struct translator *t)
 {
     struct emitter em = {.at = t->rw, .end = t->rw + 64 * KiB}, *e = &em;
@@ -159,9 +185,12 @@ void stubs_make(struct translator *t)
 
     /* leave_hw, leave_saved */
     t->stub.leave_hw = rx_of(t, e->at);
+    emit_store(e, CTX(a), RAX, 8);
     emit_save_flags(e, CTX(flags));
+    skip = emit_jmp(e);
     t->stub.leave_saved = rx_of(t, e->at);
     emit_store(e, CTX(a), RAX, 8);
+    emit_fix(e, skip, e->at);
     emit_store(e, CTX(c), RCX, 8);
     move_guest(e, false, true);
     move_guest(e, false, false);
@@ -258,32 +287,15 @@ void stubs_make(struct translator *t)
     emit_mov(e, RAX, RSI, 8);
     emit_jmp_to(e, resume);
 
-    /* indirect: RCX is the target, flags are saved. */
+    /* indirect: RCX is the target, flags are saved; context.indirect_site is set. The same code
+     * stands in line where it is worth it: emit_jump_look_up(). */
     align(e);
     t->stub.indirect = rx_of(t, e->at);
-    emit_mov(e, RAX, RCX, 4);
-    emit_shr(e, RAX, 12, 4);
-    RAW("\x31\xc8"); /* xor eax, ecx */
-    RAW("\x25");
-    emit32(e, TLB_JUMPS - 1);
-    emit_op_reg(e, 0xc1, 4, 4, RAX); /* shl eax, 4 */
-    emit8(e, 4);
-    RAW("\x48\x0f\xba\xf9\x3f"); /* btc rcx, 63: no address equals an empty entry then */
-    emit_op_mem(e, 0x3b, 8, RCX,
-                (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump)}, false);
-    fast = emit_jcc(e, 5);
-    emit_op_mem(e, 0x83, 4, 7, CTX(poll), false); /* cmp dword, 0 */
-    emit8(e, 0);
-    skip = emit_jcc(e, 4);
-    RAW("\x48\x0f\xba\xf9\x3f");
-    RAW("\x48\x81\xe1");
-    emit32(e, 0xfffff000); /* and rcx, -4096 */
-    emit_store(e, CTX(page_rip), RCX, 8);
-    emit_op_mem(e, 0xff, 4, 4, /* jmp */
-                (struct mem){RAX, NO_REG, 1, true, offsetof(struct tlb_table, jump) + 8}, false);
+    fast = emit_jump_look_up(e, &skip);
+    emit_op_mem(e, 0xff, 4, 4, mem_jump(8), false);
     emit_fix(e, fast, e->at);
     emit_fix(e, skip, e->at);
-    RAW("\x48\x0f\xba\xf9\x3f");
+    t->stub.indirect_miss = rx_of(t, e->at);
     emit_store(e, CTX(target), RCX, 8);
     emit_store_imm32(e, CTX(site), SITE_OF_INDIRECT);
     emit_jmp_to(e, t->rw + (t->stub.leave_saved - t->rx));
@@ -300,6 +312,11 @@ void stubs_make(struct translator *t)
     }
     emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
 
+    /* no_return: a guest returned to the address that stands in the lowest frames. */
+    align(e);
+    t->stub.no_return = rx_of(t, e->at);
+    emit_op_mem(e, 0x8d, 8, RSP, mem_at(RSP, -8), false);
+    emit_jmp_to(e, t->rw + (t->stub.indirect - t->rx));
     align(e);
     t->stub.pass = rx_of(t, e->at);
     emit_load(e, RAX, CTX(a), 8);

@@ -5,6 +5,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "translator/verify.h"
 
 #include <Zydis/Zydis.h>
 #include <errno.h>
@@ -12,24 +13,24 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-void tools_open(struct translator *t)
+int tools_open(struct translator *t, struct error *err)
 {
     char path[64];
 
     if (t->options.log_path) {
-        t->log = fopen(t->options.log_path, "w");
+        t->log = fopen(t->options.log_path, "we");
         if (!t->log)
-            log_warn("%s: cannot write the translator's log: %s", t->options.log_path,
-                     strerror(errno));
+            return error_set(err, errno, "cannot write the translator's log '%s': %s",
+                             t->options.log_path, strerror(errno));
     }
     if (t->options.perf_map) {
         snprintf(path, sizeof(path), "/tmp/perf-%d.map", (int)getpid());
-        t->perf_map = fopen(path, "w");
+        t->perf_map = fopen(path, "we");
         if (!t->perf_map)
-            log_warn("%s: cannot write the map for perf: %s", path, strerror(errno));
-        else
-            fprintf(t->perf_map, "%lx %x stubs\n", (unsigned long)(uintptr_t)t->rx, t->first);
+            return error_set(err, errno, "cannot write the map for perf, '%s': %s", path,
+                             strerror(errno));
     }
+    return 0;
 }
 
 void tools_close(struct translator *t)
@@ -101,6 +102,25 @@ void log_block(struct translator *t, const struct block *b, uint8_t *const *host
     fflush(f);
 }
 
+void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
+                    const uint16_t *at, unsigned count)
+{
+    char why[256];
+
+    if (verify_block(t, b, why, sizeof(why)))
+        return;
+    t->log = stderr;
+    log_block(t, b, host, at, count);
+    fprintf(stderr, "hospes: internal error: translated code is not confined: %s\n", why);
+    abort();
+}
+
+void perf_map_stubs(struct translator *t)
+{
+    if (t->perf_map)
+        fprintf(t->perf_map, "%lx %x stubs\n", (unsigned long)(uintptr_t)t->rx, t->first);
+}
+
 void perf_map_add(struct translator *t, const struct block *b)
 {
     const struct code_page *p = &t->pages[b->page];
@@ -152,12 +172,15 @@ void print_stats(struct translator *t, void *file)
             (unsigned long)s->translated_blocks, (unsigned long)s->translated_instructions,
             (unsigned long)s->guest_bytes, (unsigned long)s->host_bytes,
             s->guest_bytes ? (double)s->host_bytes / (double)s->guest_bytes : 0);
-    fprintf(
-        f, "  %.3f s translating, %.0f ns an instruction; cache %u of %u KiB, emptied %lu times\n",
-        (double)s->translate_ns / 1e9,
-        s->translated_instructions ? (double)s->translate_ns / (double)s->translated_instructions
-                                   : 0,
-        t->used >> 10, t->size >> 10, (unsigned long)s->flushes);
+    fprintf(f,
+            "  %.3f s translating, %.0f ns an instruction; cache %u KiB, emptied %lu "
+            "times, %lu parts of it, in %lu us at most\n",
+            (double)s->translate_ns / 1e9,
+            s->translated_instructions
+                ? (double)s->translate_ns / (double)s->translated_instructions
+                : 0,
+            t->size >> 10, (unsigned long)s->flushes, (unsigned long)s->recycled,
+            (unsigned long)s->longest_ns / 1000);
     fprintf(f, "  %lu blocks invalidated, %lu links made\n", (unsigned long)s->invalidated,
             (unsigned long)s->links);
     fprintf(f, "  %12lu TLB walks, %lu TLB flushes\n", (unsigned long)misses,

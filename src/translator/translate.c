@@ -23,10 +23,8 @@
 
 #include "interp/insn.h"
 
-#include <time.h>
-
 enum { PARSE_MAX = 15 };
-enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 512 };
+enum { MAX_INSNS = 48, MAX_GROUPS = 96, MAX_COLD = 192, MAX_RANGE = 256 };
 enum { NO_GROUP = 255, NO_SLOT = 255 };
 
 enum flags_where { FLAGS_HW = 1, FLAGS_SAVED = 2 };
@@ -40,6 +38,7 @@ struct group {
     uint8_t access, uses, slot;
     uint8_t last;          /* instruction that uses it last */
     uint8_t exits;         /* conditional exits before it was made */
+    uint8_t world;         /* versions.world then */
     uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
     bool checked;
 };
@@ -57,9 +56,10 @@ struct cold {
     bool saved;
     uint8_t *back; /* COLD_CALL: the continuation */
     unsigned insn;
+    uint8_t repeat; /* flags are neither here nor there: xlate.repeat */
     int64_t target; /* COLD_CROSS */
 };
-enum { COLD_CROSS = 100, COLD_CALL };
+enum { COLD_CROSS = 100, COLD_CALL, COLD_INDIRECT, COLD_RET };
 
 struct xlate {
     struct emitter e;
@@ -84,6 +84,9 @@ struct xlate {
     unsigned i;    /* instruction under way */
     uint8_t flags; /* enum flags_where */
     uint8_t rax;   /* group whose addend RAX holds, or NO_GROUP */
+    uint8_t
+        repeat; /* one more than the instruction whose repetition makes the flags; 0: none does */
+    uint16_t repeat_regs;
     bool vec, x87; /* ensured */
     bool sti;      /* the instruction behind STI is next */
     bool failed;
@@ -130,32 +133,154 @@ static struct cold *cold_new(struct xlate *x, unsigned kind, uint8_t *from)
         x->colds++;
     else
         x->failed = true;
-    *c = (struct cold){.kind = (uint8_t)kind, .from = from, .insn = x->i};
+    *c = (struct cold){
+        .kind = (uint8_t)kind, .from = from, .insn = x->i, .repeat = x->flags ? 0 : x->repeat};
     return c;
+}
+
+/*
+ * Flags that need not be kept, because the instruction that made them can be executed once more:
+ * CMP and TEST of registers that still have their values; AND, OR and XOR by a TEST of their
+ * result. Only ways out of the code need them then, and do that on the way.
+ */
+static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
+{
+    bool group = in->opcode == 0x80 || in->opcode == 0x81 || in->opcode == 0x83;
+    bool test_imm = (in->opcode == 0xf6 || in->opcode == 0xf7) && in->reg < 2;
+    unsigned op = group ? in->reg * 8u : in->opcode, low = in->opcode & 7;
+
+    if (in->kind != KIND_COPY || in->unit != UNIT_INTEGER || in->encoding != ENC_LEGACY ||
+        in->map || in->rm_kind != RM_REG || !in->rm_gpr || in->rm_high || in->reg_high ||
+        in->opcode_reg || in->may_fault || in->implicit_read || in->implicit_write ||
+        host_of[in->rm] == NO_REG || (in->reg_gpr && host_of[in->reg] == NO_REG))
+        return false;
+    *by_test = false;
+    *regs = (uint16_t)(BIT(in->rm) | (in->reg_gpr ? BIT(in->reg) : 0));
+    if (test_imm || in->opcode == 0x84 || in->opcode == 0x85)
+        return true;
+    if (!group && (low > 3 || op >= 0x40))
+        return false;
+    switch (op & 0x38) {
+    case 0x38: return true;
+    case 0x08:
+    case 0x20:
+    case 0x30:
+        *by_test = true;
+        *regs = (uint16_t)BIT(group || low < 2 ? in->rm : in->reg);
+        return true;
+    default: return false;
+    }
+}
+
+static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg, unsigned rm,
+                         const struct mem *m, unsigned vvvv);
+
+/* EFLAGS as instruction n made them. */
+static void repeat(struct xlate *x, unsigned n)
+{
+    const struct bt_insn *in = &x->insn[n];
+    uint16_t regs;
+    bool by_test;
+
+    if (!repeatable(in, &regs, &by_test))
+        x->failed = true;
+    if (by_test) {
+        unsigned reg = host_of[__builtin_ctz(regs)];
+
+        emit_op_reg(&x->e, in->operand_size == 1 ? 0x84 : 0x85, in->operand_size, reg, reg);
+    } else {
+        emit_encoded(x, in, in->reg_gpr ? host_of[in->reg] : in->reg, host_of[in->rm], NULL, 0);
+    }
+}
+
+static uint16_t written(const struct bt_insn *in)
+{
+    uint16_t mask = in->implicit_write;
+
+    switch (in->kind) {
+    case KIND_COPY:
+        if (in->reg_gpr && in->reg_write)
+            mask |= (uint16_t)BIT(in->reg);
+        if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+            mask |= (uint16_t)BIT(in->rm);
+        if (in->vvvv_gpr && in->vvvv_write)
+            mask |= (uint16_t)BIT(in->vvvv);
+        return mask;
+    case KIND_PUSH: return BIT(GPR_RSP);
+    case KIND_POP: return (uint16_t)(BIT(GPR_RSP) | BIT(in->rm));
+    case KIND_LEAVE: return BIT(GPR_RSP) | BIT(GPR_RBP);
+    case KIND_JCC:
+    case KIND_NOP: return 0;
+    default: return UINT16_MAX;
+    }
+}
+
+/* Will nobody but ways out ask for the flags, from instruction i on, until they are set anew? */
+static bool can_do_without(const struct xlate *x)
+{
+    if (!x->repeat)
+        return false;
+    for (unsigned i = x->i; i < x->count; i++) {
+        const struct bt_insn *in = &x->insn[i];
+
+        switch (in->kind) {
+        case KIND_COPY:
+            if (in->flags_read || in->may_fault || in->unit == UNIT_X87 ||
+                (in->flags_changed && in->flags_set != RFLAGS_STATUS))
+                return false;
+            if (in->flags_set == RFLAGS_STATUS)
+                return true;
+            break;
+        case KIND_NOP:
+        case KIND_PUSH:
+        case KIND_POP:
+        case KIND_LEAVE: break;
+        default: return false;
+        }
+        if (written(in) & x->repeat_regs)
+            return false;
+    }
+    return false;
+}
+
+static void need_hw(struct xlate *x)
+{
+    if (x->flags & FLAGS_HW)
+        return;
+    if (x->flags & FLAGS_SAVED) {
+        emit_restore_flags(&x->e, CTX(flags));
+        x->rax = NO_GROUP;
+    } else {
+        repeat(x, x->repeat - 1u);
+    }
+    x->flags |= FLAGS_HW;
 }
 
 static void need_saved(struct xlate *x)
 {
     if (!(x->flags & FLAGS_SAVED)) {
+        need_hw(x);
         emit_save_flags(&x->e, CTX(flags));
         x->rax = NO_GROUP;
     }
     x->flags |= FLAGS_SAVED;
 }
 
+/* Here or there, but not nowhere. */
+static void need_any(struct xlate *x)
+{
+    if (!x->flags)
+        need_hw(x);
+}
+
 /* EFLAGS are about to be clobbered. */
 static void clobber_flags(struct xlate *x)
 {
-    need_saved(x);
-    x->flags = FLAGS_SAVED;
-}
-
-static void need_hw(struct xlate *x)
-{
-    if (!(x->flags & FLAGS_HW)) {
-        emit_restore_flags(&x->e, CTX(flags));
-        x->rax = NO_GROUP;
-        x->flags |= FLAGS_HW;
+    if (x->flags & FLAGS_SAVED || !can_do_without(x)) {
+        need_saved(x);
+        x->flags = FLAGS_SAVED;
+    } else {
+        x->flags = 0;
     }
 }
 
@@ -342,6 +467,19 @@ static void emit_colds(struct xlate *x)
             emit_site(x, c->site, true);
             break;
         }
+        case COLD_RET:
+            emit_store_imm32(e, CTX(indirect_site), c->site);
+            emit_jmp_to(e, stub(x, x->t->stub.ret_miss));
+            break;
+        case COLD_INDIRECT:
+            emit_fix(e, c->from + c->target, e->at);
+            if (c->back) {
+                emit_bytes(e, "\xe8\x05\x00\x00\x00", 5); /* call over the jump */
+                emit_jmp_to(e, c->back);
+            }
+            emit_store_imm32(e, CTX(indirect_site), c->site);
+            emit_jmp_to(e, stub(x, x->t->stub.indirect_miss));
+            break;
         case COLD_CROSS:
             x->flags = c->saved ? FLAGS_SAVED : FLAGS_HW;
             x->rax = NO_GROUP;
@@ -350,7 +488,9 @@ static void emit_colds(struct xlate *x)
         default:
             if (c->target) /* check_next_page()'s other miss */
                 emit_fix(e, c->from + c->target, e->at);
-            emit_site(x, c->site, c->saved);
+            if (c->repeat)
+                repeat(x, c->repeat - 1u);
+            emit_site(x, c->site, c->saved && !c->repeat);
             break;
         }
     }
@@ -368,6 +508,31 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
     return decoded.flags & INSN_BOUNDARY;
 }
 
+/* What instruction i does to general registers: interpret_known() of run.c. */
+static void note_effect(const struct xlate *x, struct site *s)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    int8_t size = (int8_t)x->code_size;
+
+    s->known = true;
+    s->writes = in->implicit_write;
+    if (in->reg_gpr && in->reg_write)
+        s->writes |= (uint16_t)BIT(in->reg);
+    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+        s->writes |= (uint16_t)BIT(in->rm);
+    if (in->vvvv_gpr && in->vvvv_write)
+        s->writes |= (uint16_t)BIT(in->vvvv);
+    switch (in->kind) {
+    case KIND_PUSH:
+    case KIND_PUSHF: s->stack = (int8_t)-size; break;
+    case KIND_POP: s->writes |= (uint16_t)BIT(in->rm); /* fall through */
+    case KIND_POPF: s->stack = size; break;
+    case KIND_LEAVE: s->writes |= BIT(GPR_RSP) | BIT(GPR_RBP); break;
+    case KIND_CMPXCHG_PAIR: s->writes |= BIT(GPR_RAX) | BIT(GPR_RDX); break;
+    default: break;
+    }
+}
+
 /* The interpreter executes instruction i, then the block goes on, or not. */
 static void emit_interp(struct xlate *x, bool resume)
 {
@@ -380,6 +545,8 @@ static void emit_interp(struct xlate *x, bool resume)
     emit_site(x, s, true);
     x->t->sites[s].resume = resume ? cache_at(x, x->e.at) : 0;
     x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    if (x->insn[x->i].kind == KIND_COPY) /* as plan() sees it */
+        note_effect(x, &x->t->sites[s]);
     x->flags = FLAGS_HW | FLAGS_SAVED;
     x->rax = NO_GROUP;
 }
@@ -390,6 +557,7 @@ struct versions {
     uint16_t version[GPR_COUNT];
     int64_t delta[GPR_COUNT];
     unsigned exits;
+    uint8_t world; /* counts instructions that may change segments */
 };
 
 static void reg_written(struct versions *v, unsigned reg)
@@ -402,6 +570,7 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
                          int64_t offset, unsigned size, unsigned access, int64_t *out)
 {
     int64_t high;
+    bool wraps;
 
     if (want.base < GPR_COUNT) {
         offset += v->delta[want.base];
@@ -413,7 +582,10 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
     }
     high = offset + size - 1;
     *out = offset;
-    if (!(x->key & KEY_SINGLE) && !want.bit_size)
+    want.world = v->world;
+    /* An offset that is cut before the segment's base is added may wrap within a page. */
+    wraps = want.segment != SEG_NONE && want.address_size < (wide(x) ? 8 : 4);
+    if (!(x->key & KEY_SINGLE) && !want.bit_size && !wraps)
         for (unsigned i = x->groups; i-- > 0 && i + 12 > x->groups;) {
             struct group *g = &x->group[i];
             int64_t low = MIN(g->low, offset), top = MAX(g->high, high);
@@ -421,7 +593,8 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
             if (g->base != want.base || g->index != want.index || g->scale != want.scale ||
                 g->segment != want.segment || g->address_size != want.address_size ||
                 g->base_version != want.base_version || g->index_version != want.index_version ||
-                top - low >= MAX_RANGE || g->bit_size || g->uses == 255)
+                (g->segment != SEG_NONE && g->world != want.world) || top - low >= MAX_RANGE ||
+                g->bit_size || g->uses == 255)
                 continue;
             if (access == MMU_WRITE && g->access == MMU_READ && g->exits != v->exits)
                 continue; /* the write may not happen: it must not set D */
@@ -597,6 +770,7 @@ static void plan(struct xlate *x)
             for (unsigned r = 0; r < GPR_COUNT; r++)
                 reg_written(&v, r);
             v.exits++;
+            v.world++;
             break;
         }
     }
@@ -849,8 +1023,10 @@ static void resume_here(struct xlate *x, uint32_t first_site)
     for (uint32_t s = first_site; s < x->t->site_count; s++) {
         struct site *site = &x->t->sites[s];
 
-        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i])
+        if (site->kind == SITE_CHECK && site->helper && site->offset == x->at[x->i]) {
             site->resume = cache_at(x, x->e.at);
+            note_effect(x, site);
+        }
     }
 }
 
@@ -1132,6 +1308,11 @@ static void emit_copy(struct xlate *x)
             emit_op_mem(e, 0x8d, size, to, l, false);
             return;
         }
+        if (in->rip && in->operand_size == 8 && in->address_size == 8 && to != RCX) {
+            emit_load(e, to, CTX(page_rip), 8);
+            emit_op_mem(e, 0x8d, 8, to, mem_at((uint8_t)to, (int32_t)disp), false);
+            return;
+        }
         emit_offset(x, &g, disp);
         if (in->operand_size == 2) {
             if (host_of[in->reg] == NO_REG)
@@ -1381,20 +1562,34 @@ static void indirect_target(struct xlate *x)
         emit_mov(&x->e, RCX, host_of[in->rm], size);
 }
 
-static void note_indirect(struct xlate *x, unsigned drop)
+/* For a branch that turns out to go nowhere: whose #GP it is. */
+static uint32_t indirect_site(struct xlate *x, unsigned drop)
 {
     uint32_t s = site_new(x, SITE_INDIRECT, x->at[x->i]);
 
     x->t->sites[s].link = drop; /* what RSP moved by */
-    emit_store_imm32(&x->e, CTX(indirect_site), s);
+    return s;
+}
+
+/* The branch to RCX itself, flags saved. */
+static void emit_indirect(struct xlate *x, uint32_t site, bool call)
+{
+    struct emitter *e = &x->e;
+    uint8_t *polled, *miss = emit_jump_look_up(e, &polled);
+    struct cold *c;
+
+    emit_op_mem(e, 0xff, 4, call ? 2 : 4, mem_jump(8), false);
+    c = cold_new(x, COLD_INDIRECT, miss);
+    c->target = polled - miss;
+    c->site = site;
+    c->back = call ? e->at : NULL;
 }
 
 static void emit_jmp_indirect(struct xlate *x)
 {
     indirect_target(x);
-    need_saved(x);
-    note_indirect(x, 0);
-    emit_jmp_to(&x->e, stub(x, x->t->stub.indirect));
+    clobber_flags(x);
+    emit_indirect(x, indirect_site(x, 0), false);
 }
 
 static void emit_call_indirect(struct xlate *x)
@@ -1407,8 +1602,7 @@ static void emit_call_indirect(struct xlate *x)
     emit_store(e, CTX(value), RCX, 8);
     push_return(x, next);
     emit_load(e, RCX, CTX(value), 8);
-    note_indirect(x, (unsigned)-stack_bytes(x));
-    emit_fix(e, emit_call(e), stub(x, x->t->stub.indirect));
+    emit_indirect(x, indirect_site(x, (unsigned)-stack_bytes(x)), true);
     continuation(x, next);
 }
 
@@ -1419,13 +1613,14 @@ static void emit_ret(struct xlate *x)
     int64_t drop = size + (in->has_imm ? in->imm & 0xffff : 0);
     struct emitter *e = &x->e;
     struct mem m = access_operand(x, 1, 0, false);
+    struct cold *c;
 
     emit_load(e, RCX, m, size);
     clobber_flags(x);
     move_stack(x, drop);
-    note_indirect(x, (unsigned)drop);
     emit_op_mem(e, 0x3b, 8, RCX, mem_at(RSP, 8), false);
-    emit_fix(e, emit_jcc(e, 5), stub(x, x->t->stub.ret_miss));
+    c = cold_new(x, COLD_RET, emit_jcc(e, 5));
+    c->site = indirect_site(x, (unsigned)drop);
     emit8(e, 0xc3);
 }
 
@@ -1575,7 +1770,7 @@ static void emit_pushf(struct xlate *x)
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
 
-    clobber_flags(x);
+    clobber_flags(x); /* before RAX has an addend */
     collapse(x, access_operand(x, 1, -8, true), RCX);
     emit_store(e, CTX(value), RCX, 8);
     emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
@@ -1895,14 +2090,6 @@ static uint8_t first_flags(struct xlate *x)
     return FLAGS_SAVED;
 }
 
-static uint64_t now_ns(void)
-{
-    struct timespec ts;
-
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* The block's one instruction goes on in the next page: that must be the page it was made from. */
 static void check_next_page(struct xlate *x)
 {
@@ -1928,6 +2115,22 @@ static void check_next_page(struct xlate *x)
     c->site = s;
     c->target = miss2 - miss1;
     x->rax = NO_GROUP;
+}
+
+/* Behind instruction i. */
+static void note_repeatable(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    bool by_test;
+
+    if (in->kind == KIND_COPY && in->flags_set == RFLAGS_STATUS && x->flags == FLAGS_HW &&
+        repeatable(in, &x->repeat_regs, &by_test)) {
+        x->repeat = (uint8_t)(x->i + 1);
+    } else if ((in->kind == KIND_COPY && in->flags_changed) || written(in) & x->repeat_regs) {
+        if (!x->flags)
+            x->failed = true; /* can_do_without() knows better */
+        x->repeat = 0;
+    }
 }
 
 struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, unsigned offset,
@@ -1967,9 +2170,10 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
         max = 1;
     }
 again:
-    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->size};
+    x->e = (struct emitter){.at = t->rw + used, .end = t->rw + t->limit.used};
     x->groups = x->colds = 0;
     x->failed = x->vec = x->x87 = x->sti = false;
+    x->repeat = 0;
     x->rax = NO_GROUP;
     parse_all(x, offset, max);
     plan(x);
@@ -1994,12 +2198,15 @@ again:
             x->host[x->i] = x->e.at;
             shadow = x->sti;
             more = emit_insn(x);
+            note_repeatable(x);
             if (shadow && more)
                 end_shadow(x);
         }
         x->count = x->i; /* one in the middle may have ended it */
         x->host[x->i] = x->e.at;
         if (more) {
+            need_any(x);
+            x->repeat = 0; /* what comes next is not known */
             x->i--;
             branch_to_offset(x, x->at[x->count]);
         }
@@ -2032,6 +2239,8 @@ again:
     t->stats.translate_ns += now_ns() - began;
     if (t->log)
         log_block(t, b, x->host, x->at, x->count);
+    if (t->options.verify)
+        verify_or_stop(t, b, x->host, x->at, x->count);
     if (t->perf_map)
         perf_map_add(t, b);
     return b;

@@ -422,6 +422,7 @@ static void tables_make(struct cpu *cpu, struct tlb_set *s)
         struct tlb_table *t = table_new();
 
         s->table[mode] = t;
+        t->jump[0].rip = tlb_no_rip(0);
         if (cpu->tlb->table_made)
             cpu->tlb->table_made(cpu, t);
     }
@@ -461,8 +462,8 @@ static void block_drop(struct tlb_table *t, enum mmu_access access, unsigned blo
 static void jumps_drop(struct tlb_table *t)
 {
     if (t->jumps_used)
-        memset(t->jump, 0, sizeof(t->jump));
-    t->jumps_used = t->fetch_replaced = false;
+        tlb_jumps_clear(t);
+    t->fetch_replaced = false;
 }
 
 #define FOR_EACH_BLOCK(block, t, access)                                                           \

@@ -57,7 +57,7 @@ struct tlb_ways {
 };
 
 struct tlb_jump {
-    uint64_t rip; /* with bit 63 inverted: no canonical address is zero (empty) then */
+    uint64_t rip; /* linear; empty: tlb_no_rip() */
     const void *code;
 };
 
@@ -225,6 +225,20 @@ void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page);
 
 /* The PDPTE registers, from CR3: PAE paging only. false: a reserved bit is set, #GP. */
 bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3);
+
+/* What stands in an empty jump entry: a value that is looked for in another one. No value would do
+ * for all, for a guest can branch to any, canonical or not. */
+static inline uint64_t tlb_no_rip(unsigned index)
+{
+    return index == 0;
+}
+
+static inline void tlb_jumps_clear(struct tlb_table *t)
+{
+    memset(t->jump, 0, sizeof(t->jump));
+    t->jump[0].rip = tlb_no_rip(0);
+    t->jumps_used = false;
+}
 
 static inline uint64_t tlb_tag(gva linear)
 {

@@ -95,6 +95,7 @@ static void attach_translator(struct cpu *cpu, unsigned warm, uint64_t cache_siz
     o.warm = warm;
     o.cache_size = cache_size;
     o.log_path = getenv("BT_LOG");
+    o.verify = getenv("BT_VERIFY");
     o.stats = getenv("BT_STATS") != NULL;
     translator_attach(cpu, &o);
 }

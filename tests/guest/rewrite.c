@@ -99,6 +99,33 @@ static void store_beside(const char *name, unsigned distance)
            (rounds - 1 + rounds / 2) * 0x10000u + rounds + 100);
 }
 
+/* Stores that begin before the code, in bytes that are none; instructions over a page boundary. */
+static void at_the_edges(void)
+{
+    volatile u8 *p = room + 12 * 4096 + 64, *crossing = room + 13 * 4096 - 4;
+    u32 x = 0, want = 0;
+
+    p[0] = 0xb8; /* mov eax, n; ret */
+    *(volatile u32 *)(p + 1) = 0;
+    p[5] = 0xc3;
+    for (u32 i = 0; i < 60; i++) {
+        *(volatile u32 *)(p - 2) = 0xb80000 | i << 24; /* the lowest byte of n */
+        for (u32 j = 0; j < 40; j++, want += i)
+            x += (u32)at(p)(0);
+    }
+    expect("stores that end in code", x, want);
+    x = want = 0;
+    crossing[0] = 0xb8;
+    *(volatile u32 *)(crossing + 1) = 0;
+    crossing[5] = 0xc3;
+    for (u32 i = 0; i < 60; i++) {
+        crossing[i & 1 ? 4 : 2] = (u8)i; /* in the second page, in the first */
+        for (u32 j = 0; j < 40; j++, want += *(volatile u32 *)(crossing + 1))
+            x += (u32)at(crossing)(0);
+    }
+    expect("an instruction in two pages", x, want);
+}
+
 /* Functions side by side, each with a counter, written one after the other while older ones run on.
  */
 static void compiler(void)
@@ -235,6 +262,121 @@ static void returns_to_new_code(void)
     expect("a return to code that changed meanwhile", v, 5 * 199 * 200 / 2);
 }
 
+/* The runner's device that copies memory. */
+enum { BACKGROUND = 1u << 31 };
+
+static void outl(u16 port, u32 value)
+{
+    __asm__ volatile("outl %0, %w1" : : "a"(value), "Nd"(port) : "memory");
+}
+
+static void device_copies(volatile u8 *to, const volatile u8 *from, u32 length)
+{
+    outl(0xc0, (u32)(word)from);
+    outl(0xc4, (u32)(word)to);
+    outl(0xc8, length);
+}
+
+static void device_waits(void)
+{
+    u32 v;
+
+    __asm__ volatile("inl %w1, %0" : "=a"(v) : "Nd"(0xc8) : "memory");
+}
+
+static void written_by_a_device(void)
+{
+    volatile u8 *code = room + 11 * 4096, *copies = room + 13 * 4096;
+    u32 x = 0, want = 0;
+
+    for (u32 i = 0; i < 100; i++) {
+        emit_add(copies, i);
+        emit_add(copies + 4096 - 5, i + 7); /* into the next page */
+        device_copies(code + i % 3, copies, FUNCTION_SIZE);
+        for (u32 j = 0; j < 1 + i % 9; j++, want += i)
+            x = (u32)at(code + i % 3)(x);
+        device_copies(code, copies, 8192);
+        for (u32 j = 0; j < 10; j++, want += i + i + 7)
+            x = (u32)at(code + 4096 - 5)((u32)at(code)(x));
+    }
+    expect("code that a device writes", x, want);
+    /* In the background, under code that runs: the old or the new, and when it is done, the new. */
+    x = want = 0;
+    for (u32 i = 1; i < 200; i++) {
+        emit_add(copies, i);
+        device_copies(code, copies, FUNCTION_SIZE | BACKGROUND);
+        for (u32 j = 0; j < 20; j++)
+            (void)at(code + 4096 - 5)(x);
+        device_waits();
+        x = (u32)at(code)(x);
+        want += i;
+    }
+    expect("and while code runs", x, want);
+}
+
+#ifdef __x86_64__
+/* Stores beside code through a mapping that changes. */
+enum { WINDOW = 0xa00000, CR0_WP = 1 << 16 };
+static word table[512] __attribute__((aligned(4096)));
+
+static void store_through(word value)
+{
+    for (u32 i = 0; i < 20; i++)
+        *(volatile u32 *)(WINDOW + 256) = (u32)value + i;
+}
+
+static void map_window(volatile u8 *page, word bits)
+{
+    table[0] = (word)page | bits;
+    invlpg(WINDOW);
+}
+
+static void through_a_window(void)
+{
+    volatile u8 *one = room + 14 * 4096, *other = room + 15 * 4096;
+    volatile u32 *in_one = (volatile u32 *)(word)(one + 256);
+    volatile u32 *in_other = (volatile u32 *)(word)(other + 256);
+    word old = boot_pd[WINDOW >> 21], cr0 = READ_CR(0), x = 0;
+
+    for (u32 i = 0; i < 512; i++)
+        table[i] = 0;
+    boot_pd[WINDOW >> 21] = (word)table | 3;
+    WRITE_CR(3, READ_CR(3));
+    emit_add(one, 1);
+    emit_add(other, 2);
+    for (u32 i = 0; i < 50; i++)
+        x = at(one)(at(other)(x));
+    map_window(one, 3);
+    store_through(1000);
+    map_window(other, 3);
+    store_through(2000);
+    expect("beside code, through a mapping", *in_one, 1019);
+    expect("that changed", *in_other, 2019);
+    WRITE_CR(0, cr0 | CR0_WP);
+    map_window(one, 3);
+    store_through(3000);
+    map_window(one, 1);
+    expect("that may not be written any more", attempt(store_through, 4000), PF);
+    expect("nor is it", *in_one, 3019);
+    map_window(one, 3);
+    expect("and may be again", attempt(store_through, 5000), NONE);
+    expect("and is", *in_one, 5019);
+    map_window(one, 3);
+    store_through(6000);
+    expect("dirty", table[0] >> 6 & 1, 1);
+    WRITE_CR(0, cr0);
+    for (u32 i = 0; i < 50; i++)
+        x = at(one)(at(other)(x));
+    expect("the code is as it was", x, 300);
+    boot_pd[WINDOW >> 21] = old;
+    WRITE_CR(3, READ_CR(3));
+}
+#else
+static void through_a_window(void)
+{
+}
+#endif
+
 void test(void)
 {
     patch_and_call("patch and call", 4000, 1);
@@ -243,8 +385,11 @@ void test(void)
     store_beside("a store beside code", 128);
     store_beside("a store close to code", 32);
     store_beside("a store in the next line but one", 2048);
+    at_the_edges();
     compiler();
     recycled();
     in_the_loop();
     returns_to_new_code();
+    written_by_a_device();
+    through_a_window();
 }

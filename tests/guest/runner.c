@@ -7,14 +7,17 @@
  * Multiboot leaves it, and ports: 0xe9 prints, 0xf4 ends with a status, 0xb2 makes an SMI, 0xb3 an
  * NMI after that many instructions have passed (at the next look), 0xb4 raises an external
  * interrupt with that vector, 0xb5 makes an SMI when the CPU is halted next, and that interrupt (0:
- * none) when it is after that. The kernel must end by itself within the test's time limit; a HLT
- * that nothing can end, and a triple fault, are failures, unless the kernel announced the triple
- * fault by writing 1 to port 0xf5.
+ * none) when it is after that; 0xc0 (source), 0xc4 (destination) and 0xc8 (length: starts it), 32
+ * bits each, are a device that copies memory, as devices do, and with bit 31 of the length in a
+ * thread of its own, which 0xc8 waits for when it is read. The kernel must end by itself within the
+ * test's time limit; a HLT that nothing can end, and a triple fault, are failures, unless the
+ * kernel announced the triple fault by writing 1 to port 0xf5.
  */
 #include "engine/engine.h"
 #include "memory/ram.h"
 #include "translator/translator.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -77,6 +80,55 @@ static int acknowledge(void *opaque)
     return vector;
 }
 
+/* ---- the device that copies ---- */
+
+static struct {
+    struct memory_map *memory;
+    uint32_t from, to, length;
+    pthread_t thread;
+    bool running;
+} copier;
+
+static void *copy(void *unused)
+{
+    uint8_t *buffer = malloc(copier.length);
+
+    if (buffer && dma_read(copier.memory, copier.from, buffer, copier.length) == 0)
+        dma_write(copier.memory, copier.to, buffer, copier.length);
+    free(buffer);
+    return NULL;
+}
+
+static void copier_wait(void)
+{
+    if (copier.running)
+        pthread_join(copier.thread, NULL);
+    copier.running = false;
+}
+
+static uint64_t copier_read(struct device *dev, uint64_t offset, unsigned size)
+{
+    copier_wait();
+    return 0;
+}
+
+static void copier_write(struct device *dev, uint64_t offset, uint64_t value, unsigned size)
+{
+    copier_wait();
+    switch (offset) {
+    case 0: copier.from = (uint32_t)value; break;
+    case 4: copier.to = (uint32_t)value; break;
+    case 8:
+        copier.length = value & 0xffffff;
+        if (value >> 31 & 1)
+            copier.running = pthread_create(&copier.thread, NULL, copy, NULL) == 0;
+        if (!copier.running)
+            copy(NULL);
+        break;
+    }
+}
+
+static const struct io_ops copier_ops = {copier_read, copier_write, 4, 4};
 static const struct io_ops print_ops = {port_read, print_write, 1, 1};
 static const struct io_ops end_ops = {port_read, end_write, 1, 1};
 static const struct io_ops event_ops = {port_read, event_write, 1, 1};
@@ -208,11 +260,13 @@ int main(int argc, char **argv)
         memory_add_ram(memory, "ram", 0, RAM_SIZE, 0, IN_ALL, ram, 0, true, NULL, &err) < 0 ||
         memory_add_io(ports, "print", 0xe9, 1, 0, &print_ops, NULL, NULL, NULL, &err) < 0 ||
         memory_add_io(ports, "end", 0xf4, 2, 0, &end_ops, NULL, NULL, NULL, &err) < 0 ||
+        memory_add_io(ports, "copier", 0xc0, 12, 0, &copier_ops, NULL, NULL, NULL, &err) < 0 ||
         memory_add_io(ports, "events", 0xb2, 4, 0, &event_ops, NULL, NULL, NULL, &err) < 0)
         goto fail;
     if (!load(argv[2], ram->host, &entry))
         return 2;
 
+    copier.memory = memory;
     guest.cpu = cpu_new(0, 0, &model);
     guest.cpu->memory = memory;
     guest.cpu->ports = ports;
@@ -227,6 +281,7 @@ int main(int argc, char **argv)
     if (ops->push)
         ops->push(&engine, guest.cpu);
     status = run(&engine);
+    copier_wait();
     ops->destroy(&engine);
     cpu_free(guest.cpu);
     memory_map_free(memory);

@@ -39,6 +39,27 @@ static void defaults(void **state)
     assert_int_equal(o.serial_count, 1);
     assert_string_equal(o.serial[0], "stdio");
     assert_null(o.debugcon);
+    assert_int_equal(o.bt.cache_size, 128 * MiB);
+    assert_false(o.bt_given || o.bt.stats || o.bt.perf_map || o.bt.verify || o.bt.log_path);
+}
+
+static void of_the_translator(void **state)
+{
+    struct error err = {0};
+    struct run_options o;
+
+    assert_int_equal(
+        parse("k\n--bt-cache\n1M\n--bt-stats\n--bt-log\nf\n--bt-perf-map\n--bt-verify", &o, NULL),
+        0);
+    assert_true(o.bt_given && o.bt.stats && o.bt.perf_map && o.bt.verify);
+    assert_int_equal(o.bt.cache_size, MiB);
+    assert_string_equal(o.bt.log_path, "f");
+    assert_int_equal(parse("k\n--bt-cache\n1G", &o, NULL), 0);
+    assert_int_equal(o.bt.cache_size, GiB);
+    assert_int_equal(parse("k\n--bt-cache\n1025M", &o, &err), -EINVAL);
+    assert_string_equal(err.text, "option --bt-cache: '1025M' is not from 1M to 1G");
+    err = (struct error){0};
+    assert_int_equal(parse("k\n--bt-cache\n1023K", &o, &err), -EINVAL);
 }
 
 static void everything(void **state)
@@ -96,7 +117,7 @@ static void refusals(void **state)
                              "G or T, as in 512M"},
         {"k\n--memory\n99999999999T", "option --memory: size '99999999999T' is too large"},
         {"k\n--memory\n1M", "option --memory: '1M' is not from 2M to 1T"},
-        {"k\n--engine\nkvn", "option --engine: 'kvn' is none of auto|kvm|bt|interp"},
+        {"k\n--engine\nkvn", "option --engine: 'kvn' is none of auto|kvm|bt|interp|tcg"},
         {"k\n-e\nkvm\n--engine-check", "--engine-check is for --engine bt, not kvm"},
         {"k\n--machine\nisapc", "option --machine: 'isapc' is none of pc|q35|microvm"},
         {"k\n--serial\nfile:", "option --serial: 'file:' is none of none, stdio, file:PATH"},
@@ -177,8 +198,10 @@ static void keys(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(defaults), cmocka_unit_test(everything), cmocka_unit_test(refusals),
-        cmocka_unit_test(sizes),    cmocka_unit_test(statuses),   cmocka_unit_test(keys),
+        cmocka_unit_test(defaults),   cmocka_unit_test(of_the_translator),
+        cmocka_unit_test(everything), cmocka_unit_test(refusals),
+        cmocka_unit_test(sizes),      cmocka_unit_test(statuses),
+        cmocka_unit_test(keys),
     };
     return cmocka_run_group_tests_name("options", tests, NULL, NULL);
 }
