@@ -160,7 +160,7 @@ struct block {
     uint16_t instructions;
     _Atomic bool valid;
     uint8_t failures;          /* of wide checks */
-    uint32_t failing_since; /* in 1024 ticks of the TSC */
+    uint32_t failing_since;    /* in 1024 ticks of the TSC */
     _Atomic uint64_t jump_rip; /* RIP ^ BIT(63) it went into jump tables with; 0: never */
 };
 #define JUMP_RIP_MANY UINT64_MAX
@@ -283,6 +283,7 @@ struct bt_cpu {
     _Atomic bool inside, flushing;
     bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
+    bool single;            /* the next block shall be one with single checks */
     bool names_gone; /* it was emptied */
     bool code_gone;  /* a part of it was */
     uint64_t last_tick;

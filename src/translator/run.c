@@ -327,7 +327,7 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     uint64_t rip = c->cpu->rip;
     struct tlb_jump *j = jump_of(table, rip);
 
-    if (!(b->key & KEY_FLAT_CODE) || c->check)
+    if (!(b->key & KEY_FLAT_CODE) || c->check || c->single)
         return;
     block_jump(b, rip);
     j->rip = rip;
@@ -335,7 +335,7 @@ static void jump_remember(struct bt_cpu *c, struct block *b)
     table->jumps_used = true;
     atomic_thread_fence(memory_order_seq_cst);
     if (!b->valid)
-        j->rip = 0; /* whoever made it so may not have seen this entry */
+        j->rip = tlb_no_rip((unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
 }
 
 /* The jump entries of a table are for one key. */
@@ -410,8 +410,8 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
 /*
  * A check of several accesses failed where each alone might not: at a page's end, or because of one
  * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
- * only a block that fails again and again within a short time gets them: nobody comes to it any more
- * then, and one with single checks is made.
+ * only a block that fails again and again within a short time gets them: nobody comes to it any
+ * more then, and one with single checks is made.
  */
 static void check_failed(struct translator *t, struct block *b)
 {
@@ -476,6 +476,14 @@ uint64_t bt_slow(struct cpu *cpu)
         if (!s->resume) {
             c->count[COUNT_CHECK_WIDE]++;
             check_failed(t, &t->blocks[s->block]);
+            if (!c->check && !(t->blocks[s->block].key & KEY_SINGLE)) {
+                /* Go on from here with single checks, this once. */
+                b = block_find(t, t->blocks[s->block].page, (unsigned)s->offset, key | KEY_SINGLE);
+                if (b && !atomic_load(&t->stop) && !interp_needed(cpu))
+                    return go_on(c, b);
+                c->single = true;
+                break;
+            }
         }
         next = rip_at(cpu, x, s->offset + s->length);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
@@ -528,6 +536,7 @@ uint64_t bt_slow(struct cpu *cpu)
         if (!b)
             break;
         jump_remember(c, b);
+    c->single = false;
         return go_on(c, b);
     }
     case SITE_POLL:
@@ -645,6 +654,7 @@ void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
         }
     }
     jump_remember(c, b);
+    c->single = false;
     gs_set(c->t, area);
     c->count[COUNT_ENTER]++;
     c->t->stub.enter(cpu, block_body(c->t, b));
@@ -694,8 +704,9 @@ static enum interp_result loop(struct cpu *cpu)
             continue;
         }
         key = key_of(cpu);
-        b = block_at_rip(c, key);
+        b = block_at_rip(c, key | (c->single ? KEY_SINGLE : 0));
         if (!b) {
+            c->single = false;
             c->count[COUNT_INTERP_COLD]++;
             r = interp_stretch(cpu, COLD_STRETCH);
             if (r != INTERP_OK)

@@ -252,7 +252,7 @@ struct cpu {
     uint64_t pdptr[4]; /* PAE: loaded with CR3, used until the next load */
 
     /* ---- SIMD and floating point ---------------------------------------------------------- */
-    struct fx_image fx; /* x87, MMX, MXCSR */
+    struct fx_image fx;    /* x87, MMX, MXCSR */
     uint64_t fx_header[8]; /* not saved: room for XSAVE's header, behind the image */
     uint8_t zmm[32][64] __attribute__((aligned(64)));
     uint64_t k[8];
