@@ -458,16 +458,46 @@ void block_invalidate(struct translator *t, struct block *b)
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page)
 {
     static const granule_set all = {UINT64_MAX, UINT64_MAX, UINT64_MAX, UINT64_MAX};
+    struct code_page *p = &t->pages[page];
     bool busy = false;
 
-    granules_set(&t->pages[page], all);
+    p->before_known = !p->closed_until && (p->blocks || p->crossers);
+    for (unsigned i = 0; i < GRANULE_WORDS; i++)
+        p->before[i] = atomic_load(&p->granules[i]);
+    granules_set(p, all);
     for (unsigned i = 0; i < t->cpu_count; i++)
         if (t->cpus[i] != c && atomic_load(&t->cpus[i]->writing) == page) {
             atomic_store(&t->cpus[i]->context->poll, 0);
             busy = true;
         }
-    t->pages[page].closed_until = busy ? __builtin_ia32_rdtsc() + CLOSED_TSC : 0;
+    p->closed_until = busy ? __builtin_ia32_rdtsc() + CLOSED_TSC : 0;
     return !busy;
+}
+
+/* The same with what is known: what there was, and the block just made. A page may have thousands
+ * of blocks; to look at each for every new one would take for ever. */
+static bool page_open_with(struct code_page *p, const struct block *b, bool crosser)
+{
+    granule_set set;
+
+    if (!b || !p->before_known || p->closed_until)
+        return false;
+    memcpy(set, p->before, sizeof(set));
+    if (crosser)
+        granules_add(set, 0, INSN_REACH);
+    else
+        granules_add(set, b->offset, MIN(b->offset + b->length, 4096u));
+    granules_set(p, set);
+    p->patience += PATIENCE << p->drops;
+    return true;
+}
+
+void pages_open(struct translator *t, const struct block *b, uint32_t page, uint32_t page2)
+{
+    if (!page_open_with(&t->pages[page], b, false))
+        page_open(t, page);
+    if (page2 && (page2 == page || !page_open_with(&t->pages[page2], b, true)))
+        page_open(t, page2);
 }
 
 void page_open(struct translator *t, uint32_t page)

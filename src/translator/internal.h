@@ -175,6 +175,8 @@ struct code_page {
     uint32_t crossers;       /* blocks of the page before whose instruction ends here */
     uint32_t heat;           /* how often blocks were invalidated lately */
     uint64_t heated;         /* and when: TSC */
+    uint64_t before[GRANULE_WORDS]; /* the granules when the page was closed; if known: */
+    bool before_known;
     uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
     _Atomic uint32_t beside; /* stores that passed beside its code since the page was watched */
     uint32_t patience;       /* how many of them it stands */
@@ -344,6 +346,8 @@ void block_jump(struct block *b, uint64_t rip);
  * held. */
 bool page_close(struct translator *t, struct bt_cpu *c, uint32_t page);
 void page_open(struct translator *t, uint32_t page);
+/* page_open() of both, after `b` was made from them (or was not: NULL). */
+void pages_open(struct translator *t, const struct block *b, uint32_t page, uint32_t page2);
 /* How often code is interpreted before it is translated. */
 unsigned page_warm(const struct translator *t, uint32_t page);
 /* The name of the page that a host address is in; 0 also when nothing is made of it now. Without

@@ -267,9 +267,7 @@ static struct block *block_make(struct bt_cpu *c, gva linear, const uint8_t *hos
     page2 = next_page_name(c, linear, host);
     if (page_close(t, c, name) && (!page2 || page_close(t, c, page2)))
         b = translate(t, c, name, (unsigned)(linear & 0xfff), key, page2);
-    page_open(t, name);
-    if (page2)
-        page_open(t, page2);
+    pages_open(t, b, name, page2);
     return b;
 }
 
