@@ -172,9 +172,9 @@ struct code_page {
     uint64_t offset;
     _Atomic uint64_t granules[GRANULE_WORDS]; /* bit: some block was made from it */
     uint32_t blocks;
-    uint32_t crossers;       /* blocks of the page before whose instruction ends here */
-    uint32_t heat;           /* how often blocks were invalidated lately */
-    uint64_t heated;         /* and when: TSC */
+    uint32_t crossers;              /* blocks of the page before whose instruction ends here */
+    uint32_t heat;                  /* how often blocks were invalidated lately */
+    uint64_t heated;                /* and when: TSC */
     uint64_t before[GRANULE_WORDS]; /* the granules when the page was closed; if known: */
     bool before_known;
     uint64_t closed_until;   /* TSC: kept closed for whoever is to make a block; 0: not so */
