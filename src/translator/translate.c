@@ -10,14 +10,15 @@
  *  - At every check, poll and exit all guest registers are as before the instruction it belongs to.
  *    An instruction's own host instruction is the last thing that can fault in it; what is written
  *    back to memory-held registers comes after it.
- *  - Before anything clobbers EFLAGS they are saved, unless saved already (`flags`): a fault must
- *    find them, even when nobody in the block reads them.
+ *  - Before anything clobbers EFLAGS they are saved, unless saved already (`flags`) or to be had
+ *    again by repeating an instruction (`repeat`): a fault must find them, even when nobody in the
+ *    block reads them.
  *  - A shared check that fails has had no effect: the interpreter goes on from that instruction.
  *    When a block keeps failing it is made again with KEY_SINGLE: a check for each access.
  *  - Addresses of code are page_rip plus constants. No linear address is in a translation.
  *  - Every guest memory access is [linear + addend] with the addend of a successful check whose
- *    range covers it. That, and GS, are all the memory that translated code reaches; tests/… checks
- *    emitted code for it.
+ *    range covers it. That, and GS, are all the memory that translated code reaches; verify.c
+ *    proves it of emitted code.
  */
 #include "translator/internal.h"
 
@@ -36,7 +37,6 @@ struct group {
     int64_t low, high; /* offsets from the base as it was in its version's first instruction; high
                           is the last byte */
     uint8_t access, uses, slot;
-    uint8_t last;          /* instruction that uses it last */
     uint8_t exits;         /* conditional exits before it was made */
     uint8_t world;         /* versions.world then */
     uint8_t bit, bit_size; /* BT_MEM: the register that moves the address; 0 size: none */
@@ -50,8 +50,8 @@ struct access {
 };
 
 struct cold {
-    uint8_t kind;  /* enum site_kind, or what follows */
-    uint8_t *from; /* displacement of the jump that comes here; NULL: falls in */
+    uint8_t kind;          /* enum site_kind, or what follows */
+    uint8_t *from, *other; /* displacements of the jumps that come here; NULL: none */
     uint32_t site, link;
     bool saved;
     uint8_t *back; /* COLD_CALL: the continuation */
@@ -66,7 +66,7 @@ struct xlate {
     struct translator *t;
     struct bt_cpu *c;
     struct block *block;
-    uint32_t page, key;
+    uint32_t key;
     unsigned code_size;
     const uint8_t *bytes; /* of the page */
     unsigned readable;    /* how many of them there are from the page's start */
@@ -182,8 +182,10 @@ static void repeat(struct xlate *x, unsigned n)
     uint16_t regs;
     bool by_test;
 
-    if (!repeatable(in, &regs, &by_test))
+    if (!repeatable(in, &regs, &by_test)) {
         x->failed = true;
+        return;
+    }
     if (by_test) {
         unsigned reg = host_of[__builtin_ctz(regs)];
 
@@ -193,19 +195,24 @@ static void repeat(struct xlate *x, unsigned n)
     }
 }
 
-static uint16_t written(const struct bt_insn *in)
+/* General registers that its operands and implicit ones say it writes. */
+static uint16_t operands_written(const struct bt_insn *in)
 {
     uint16_t mask = in->implicit_write;
 
+    if (in->reg_gpr && in->reg_write)
+        mask |= (uint16_t)BIT(in->reg);
+    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
+        mask |= (uint16_t)BIT(in->rm);
+    if (in->vvvv_gpr && in->vvvv_write)
+        mask |= (uint16_t)BIT(in->vvvv);
+    return mask;
+}
+
+static uint16_t written(const struct bt_insn *in)
+{
     switch (in->kind) {
-    case KIND_COPY:
-        if (in->reg_gpr && in->reg_write)
-            mask |= (uint16_t)BIT(in->reg);
-        if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
-            mask |= (uint16_t)BIT(in->rm);
-        if (in->vvvv_gpr && in->vvvv_write)
-            mask |= (uint16_t)BIT(in->vvvv);
-        return mask;
+    case KIND_COPY: return operands_written(in);
     case KIND_PUSH: return BIT(GPR_RSP);
     case KIND_POP: return (uint16_t)(BIT(GPR_RSP) | BIT(in->rm));
     case KIND_LEAVE: return BIT(GPR_RSP) | BIT(GPR_RBP);
@@ -341,6 +348,30 @@ static void same_page_link(struct xlate *x, uint8_t *patch, int32_t offset, bool
     c->saved = saved;
 }
 
+/*
+ * RCX: RIP of the first byte of a page, flags saved. Two jumps leave when the TLB's fetch entry for
+ * it is not of the page with this name: the one returned, and *other. *where gets the name's place.
+ */
+static uint8_t *emit_page_is(struct xlate *x, uint32_t name, uint8_t **where, uint8_t **other)
+{
+    struct emitter *e = &x->e;
+    uint8_t *miss;
+
+    emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, 0x1000), false);
+    emit_shr(e, RAX, 12, 8);
+    emit_op_reg(e, 0x0fb7, 4, RCX, RAX); /* movzx ecx, ax */
+    emit_op_mem(e, 0x3b, 8, RAX, mem_table(RCX, offsetof(struct tlb_table, ways[MMU_FETCH].tag)),
+                false);
+    miss = emit_jcc(e, 5);
+    align_patch(e, 8);
+    emit_op_mem(e, 0x81, 4, 7, mem_table(RCX, offsetof(struct tlb_table, code)), false);
+    *where = e->at;
+    emit32(e, name);
+    *other = emit_jcc(e, 5);
+    x->rax = NO_GROUP;
+    return miss;
+}
+
 /* A branch to another page, flags saved: page_rip becomes the target page's, the TLB must say that
  * it is the page the link was made for. Ends in a jump or call (whose return address follows). */
 static void cross_page(struct xlate *x, int64_t target, bool call)
@@ -348,39 +379,26 @@ static void cross_page(struct xlate *x, int64_t target, bool call)
     struct emitter *e = &x->e;
     unsigned size = wide(x) ? 8 : 4;
     int32_t page = (int32_t)(target & ~INT64_C(0xfff));
-    uint8_t *miss1, *miss2, *jump, *check;
+    uint8_t *miss, *other, *jump, *name;
     uint32_t link;
     struct cold *c;
 
     emit_load(e, RCX, CTX(page_rip), 8);
     emit_op_mem(e, 0x8d, size, RCX, mem_at(RCX, page), false);
     emit_store(e, CTX(page_rip), RCX, 8);
-    emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, 0x1000), false);
-    emit_shr(e, RAX, 12, 8);
-    emit_op_reg(e, 0x0fb7, 4, RCX, RAX); /* movzx ecx, ax */
-    emit_op_mem(e, 0x3b, 8, RAX, mem_table(RCX, offsetof(struct tlb_table, ways[MMU_FETCH].tag)),
-                false);
-    miss1 = emit_jcc(e, 5);
-    align_patch(e, 8);
-    emit_op_mem(e, 0x81, 4, 7, mem_table(RCX, offsetof(struct tlb_table, code)), false);
-    check = e->at;
-    emit32(e, UINT32_MAX);
-    miss2 = emit_jcc(e, 5);
+    miss = emit_page_is(x, UINT32_MAX, &name, &other);
     align_patch(e, 1);
     jump = call ? emit_call(e) : emit_jmp(e);
     link = link_new(x, jump, (int32_t)target, true);
-    x->t->links[link].page_check = cache_at(x, check);
+    x->t->links[link].page_check = cache_at(x, name);
 
-    c = cold_new(x, call ? COLD_CALL : SITE_LINK, miss1);
+    c = cold_new(x, call ? COLD_CALL : SITE_LINK, miss);
     c->saved = true;
     c->link = link;
     c->site = site_new(x, SITE_LINK, (int32_t)(target & 0xfff));
     c->back = e->at;
     x->t->sites[c->site].link = link;
-    c->target = miss2 - miss1;
-    /* Not linked yet: the same way out. */
-    x->t->links[link].stub = 0;
-    x->rax = NO_GROUP;
+    c->other = other;
 }
 
 /* Leave when context.poll is 0. Returns the short jump that does it: to be landed by poll_out(), at
@@ -433,6 +451,13 @@ static void branch_to_offset(struct xlate *x, int64_t target)
     poll_out(x, out, (int32_t)target, saved);
 }
 
+/* What follows is called; then it goes on at `back`. */
+static void emit_call_over(struct xlate *x, const uint8_t *back)
+{
+    emit_bytes(&x->e, "\xe8\x05\x00\x00\x00", 5); /* call over the jump */
+    emit_jmp_to(&x->e, back);
+}
+
 /* Everything that was set aside. */
 static void emit_colds(struct xlate *x)
 {
@@ -440,31 +465,19 @@ static void emit_colds(struct xlate *x)
 
     for (unsigned i = 0; i < x->colds; i++) {
         struct cold *c = &x->cold[i];
-        uint32_t here = cache_at(x, e->at);
 
         x->i = c->insn;
-        if (c->from)
-            emit_fix(e, c->from, e->at);
+        emit_fix(e, c->from, e->at);
+        if (c->other)
+            emit_fix(e, c->other, e->at);
         switch (c->kind) {
-        case SITE_LINK:
-            if (c->target) { /* cross page: the other miss, and the jump itself */
-                struct link *l = &x->t->links[c->link];
-
-                emit_fix(e, c->from + c->target, e->at);
-                emit_fix(e, x->t->rw + l->patch, e->at);
-            }
-            x->t->links[c->link].stub = here;
-            emit_site(x, c->site, c->saved);
-            break;
-        case COLD_CALL: {
+        case COLD_CALL: emit_call_over(x, c->back); /* fall through */
+        case SITE_LINK: {
             struct link *l = &x->t->links[c->link];
 
-            emit_fix(e, c->from + c->target, e->at);
-            emit_bytes(e, "\xe8\x05\x00\x00\x00", 5); /* call over the jump */
-            emit_jmp_to(e, c->back);
             l->stub = cache_at(x, e->at);
             emit_fix(e, x->t->rw + l->patch, e->at);
-            emit_site(x, c->site, true);
+            emit_site(x, c->site, c->saved);
             break;
         }
         case COLD_RET:
@@ -472,11 +485,8 @@ static void emit_colds(struct xlate *x)
             emit_jmp_to(e, stub(x, x->t->stub.ret_miss));
             break;
         case COLD_INDIRECT:
-            emit_fix(e, c->from + c->target, e->at);
-            if (c->back) {
-                emit_bytes(e, "\xe8\x05\x00\x00\x00", 5); /* call over the jump */
-                emit_jmp_to(e, c->back);
-            }
+            if (c->back)
+                emit_call_over(x, c->back);
             emit_store_imm32(e, CTX(indirect_site), c->site);
             emit_jmp_to(e, stub(x, x->t->stub.indirect_miss));
             break;
@@ -486,8 +496,6 @@ static void emit_colds(struct xlate *x)
             branch_to_offset(x, c->target);
             break;
         default:
-            if (c->target) /* check_next_page()'s other miss */
-                emit_fix(e, c->from + c->target, e->at);
             if (c->repeat)
                 repeat(x, c->repeat - 1u);
             emit_site(x, c->site, c->saved && !c->repeat);
@@ -501,11 +509,23 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
 {
     struct insn decoded;
 
-    if (insn_decode(x->bytes + at, MIN(15u, x->readable - at), x->code_size, &decoded) != DECODE_OK)
+    if (insn_decode(x->bytes + at, MIN((unsigned)PARSE_MAX, x->readable - at), x->code_size,
+                    &decoded) != DECODE_OK)
         return true;
     in->length = decoded.length;
     in->sub_mnemonic = decoded.mnemonic;
     return decoded.flags & INSN_BOUNDARY;
+}
+
+/* Where `from` jumps, flags saved, the interpreter executes instruction i instead. */
+static struct cold *cold_interp(struct xlate *x, uint8_t *from)
+{
+    struct cold *c = cold_new(x, SITE_INTERP, from);
+
+    c->saved = true;
+    c->site = site_new(x, SITE_INTERP, x->at[x->i]);
+    x->t->sites[c->site].link = x->insn[x->i].sub_mnemonic;
+    return c;
 }
 
 /* What instruction i does to general registers: interpret_known() of run.c. */
@@ -515,13 +535,7 @@ static void note_effect(const struct xlate *x, struct site *s)
     int8_t size = (int8_t)x->code_size;
 
     s->known = true;
-    s->writes = in->implicit_write;
-    if (in->reg_gpr && in->reg_write)
-        s->writes |= (uint16_t)BIT(in->reg);
-    if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
-        s->writes |= (uint16_t)BIT(in->rm);
-    if (in->vvvv_gpr && in->vvvv_write)
-        s->writes |= (uint16_t)BIT(in->vvvv);
+    s->writes = operands_written(in);
     switch (in->kind) {
     case KIND_PUSH:
     case KIND_PUSHF: s->stack = (int8_t)-size; break;
@@ -603,7 +617,6 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
             if (access == MMU_WRITE)
                 g->access = MMU_WRITE;
             g->uses++;
-            g->last = (uint8_t)x->i;
             return (uint8_t)i;
         }
     if (x->groups >= MAX_GROUPS) {
@@ -615,7 +628,6 @@ static uint8_t group_for(struct xlate *x, const struct versions *v, struct group
     want.access = (uint8_t)access;
     want.uses = 1;
     want.slot = 0; /* given out later */
-    want.last = (uint8_t)x->i;
     want.exits = (uint8_t)v->exits;
     x->group[x->groups] = want;
     return (uint8_t)x->groups++;
@@ -740,14 +752,8 @@ static void plan(struct xlate *x)
                     reg_written(&v, reg);
                 break;
             }
-            if (in->reg_gpr && in->reg_write)
-                reg_written(&v, in->reg);
-            if (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write)
-                reg_written(&v, in->rm);
-            if (in->vvvv_gpr && in->vvvv_write)
-                reg_written(&v, in->vvvv);
             for (unsigned r = 0; r < GPR_COUNT; r++)
-                if (in->implicit_write >> r & 1)
+                if (operands_written(in) >> r & 1)
                     reg_written(&v, r);
             break;
         case KIND_JCC: v.exits++; break;
@@ -1110,9 +1116,8 @@ struct placing {
     uint8_t guest[4]; /* what a scratch register stands for */
     uint8_t scratch[4];
     bool read[4], write[4];
-    unsigned n;          /* scratch registers in use */
-    uint8_t borrowed;    /* NO_REG or a pinned register whose value is in context.spill */
-    uint16_t host_taken; /* bit n: host register n is used by the instruction */
+    unsigned n;       /* scratch registers in use */
+    uint8_t borrowed; /* NO_REG or a pinned register whose value is in context.spill */
 };
 
 static void place(struct placing *p, unsigned role, unsigned guest, bool force, bool read,
@@ -1195,6 +1200,54 @@ static bool can_be_memory(const struct bt_insn *in)
     return !(in->map == 0 && (in->opcode == 0x86 || in->opcode == 0x87)); /* XCHG would lock */
 }
 
+/* It computes in registers; both parts of its address may be in memory. */
+static void emit_lea_insn(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct group g = operand_group(x, in);
+    int64_t disp = in->disp + (in->rip ? next_at(x) : 0);
+    bool resident = host_of[in->reg] == NO_REG,
+         all = in->operand_size == 8 && in->address_size == 8;
+    unsigned to = resident ? RCX : host_of[in->reg];
+    struct emitter *e = &x->e;
+
+    if (disp != (int32_t)disp) {
+        emit_interp(x, true);
+    } else if (!resident && in->address_size >= 4 && in->operand_size >= 4 && g.base < GPR_COUNT &&
+               host_of[g.base] != NO_REG && (g.index == BASE_NONE || host_of[g.index] != NO_REG)) {
+        struct mem m = {.base = host_of[g.base],
+                        .index = g.index == BASE_NONE ? NO_REG : host_of[g.index],
+                        .scale = g.scale,
+                        .disp = (int32_t)disp};
+
+        emit_op_mem(e, 0x8d, all ? 8 : 4, to, m, false);
+    } else if (!resident && in->rip && all) {
+        emit_load(e, to, CTX(page_rip), 8);
+        emit_op_mem(e, 0x8d, 8, to, mem_at((uint8_t)to, (int32_t)disp), false);
+    } else {
+        emit_offset(x, &g, disp);
+        if (in->operand_size == 2 && resident) {
+            emit_store(e, GPR_MEM(in->reg), RCX, 2);
+        } else {
+            emit_mov(e, to, RCX, in->operand_size);
+            if (resident)
+                emit_store(e, GPR_MEM(in->reg), RCX, 8);
+        }
+    }
+}
+
+/* The place of the operand in `role`. `implicit`: RAX and RCX are the host's own where the
+ * instruction also uses them unnamed. What is written in part is read first. */
+static void place_operand(struct placing *p, unsigned role, unsigned guest, unsigned size,
+                          bool force, bool read, bool write, unsigned implicit,
+                          uint16_t *free_scratch)
+{
+    if (guest <= GPR_RCX && implicit >> guest & 1)
+        p->host[role] = (uint8_t)guest;
+    else
+        place(p, role, guest, force, read || (write && size < 4), write, free_scratch);
+}
+
 static void emit_copy(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];
@@ -1202,16 +1255,19 @@ static void emit_copy(struct xlate *x)
     struct placing p = {.host = {0}, .borrowed = NO_REG};
     unsigned implicit = in->implicit_read | in->implicit_write;
     bool uses_rax = implicit & BIT(GPR_RAX), uses_rcx = implicit & BIT(GPR_RCX);
-    bool mem = in->rm_kind == RM_MEM && in->mem_size && !in->is_lea;
+    bool mem = in->rm_kind == RM_MEM && in->mem_size;
     bool high = in->reg_high || in->rm_high;
     bool partial = in->flags_changed && in->flags_set != RFLAGS_STATUS;
     bool want_flags;
     uint16_t free_scratch = BIT(RAX) | BIT(RCX);
-    bool force_reg = false, force_rm = false, force_vvvv = false;
     bool rm_memory = false;
     uint32_t first_site = x->t->site_count;
     struct mem m = {0};
 
+    if (in->is_lea) {
+        emit_lea_insn(x);
+        return;
+    }
     if (in->unit != UNIT_INTEGER)
         ensure_unit(x, in->unit);
     want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
@@ -1248,89 +1304,17 @@ static void emit_copy(struct xlate *x)
         free_scratch &= (uint16_t)~BIT(RAX);
     if (uses_rcx)
         free_scratch &= (uint16_t)~BIT(RCX);
-    force_reg = force_rm = high;
-    if (in->reg_gpr) {
-        if ((uses_rax && in->reg == GPR_RAX) || (uses_rcx && in->reg == GPR_RCX))
-            p.host[0] = in->reg;
-        else
-            place(&p, 0, in->reg, force_reg, in->reg_read, in->reg_write, &free_scratch);
-        if (in->reg_write && in->reg_size < 4)
-            for (unsigned s = 0; s < p.n; s++)
-                if (p.guest[s] == in->reg)
-                    p.read[s] = true;
-    } else {
-        p.host[0] = in->reg;
-    }
-    if (in->rm_kind == RM_REG && in->rm_gpr && !rm_memory) {
-        if ((uses_rax && in->rm == GPR_RAX) || (uses_rcx && in->rm == GPR_RCX))
-            p.host[1] = in->rm;
-        else
-            place(&p, 1, in->rm, force_rm, in->rm_read, in->rm_write, &free_scratch);
-        if (in->rm_write && in->rm_size < 4)
-            for (unsigned s = 0; s < p.n; s++)
-                if (p.guest[s] == in->rm)
-                    p.read[s] = true;
-    } else {
-        p.host[1] = in->rm;
-    }
+    p.host[0] = in->reg;
+    p.host[1] = in->rm;
+    p.host[2] = in->vvvv;
+    if (in->reg_gpr)
+        place_operand(&p, 0, in->reg, in->reg_size, high, in->reg_read, in->reg_write, implicit,
+                      &free_scratch);
+    if (in->rm_kind == RM_REG && in->rm_gpr && !rm_memory)
+        place_operand(&p, 1, in->rm, in->rm_size, high, in->rm_read, in->rm_write, implicit,
+                      &free_scratch);
     if (in->vvvv_gpr)
-        place(&p, 2, in->vvvv, force_vvvv, in->vvvv_read, in->vvvv_write, &free_scratch);
-    else
-        p.host[2] = in->vvvv;
-
-    /* LEA computes in registers; both parts of its address may be in memory. */
-    if (in->is_lea) {
-        struct group g = {.base = in->rip                    ? BASE_RIP
-                                  : in->base == PARSE_NO_REG ? BASE_NONE
-                                                             : in->base,
-                          .index = in->index == PARSE_NO_REG ? BASE_NONE : in->index,
-                          .scale = in->scale,
-                          .address_size = in->address_size};
-        int64_t disp = in->disp + (in->rip ? next_at(x) : 0);
-        unsigned to = host_of[in->reg] == NO_REG ? RCX : host_of[in->reg];
-        bool simple = in->address_size == 8 && in->operand_size == 8 && !in->rip &&
-                      g.base != BASE_NONE && host_of[g.base] != NO_REG &&
-                      (g.index == BASE_NONE || host_of[g.index] != NO_REG) && to != RCX;
-
-        if (disp != (int32_t)disp) {
-            emit_interp(x, true);
-            return;
-        }
-        if (simple || (in->address_size >= 4 && in->operand_size >= 4 && g.base < GPR_COUNT &&
-                       host_of[g.base] != NO_REG &&
-                       (g.index == BASE_NONE || host_of[g.index] != NO_REG) && to != RCX)) {
-            struct mem l = {.base = host_of[g.base],
-                            .index = g.index == BASE_NONE ? NO_REG : host_of[g.index],
-                            .scale = g.scale,
-                            .disp = (int32_t)disp};
-            unsigned size = in->operand_size == 8 && in->address_size == 8 ? 8 : 4;
-
-            emit_op_mem(e, 0x8d, size, to, l, false);
-            return;
-        }
-        if (in->rip && in->operand_size == 8 && in->address_size == 8 && to != RCX) {
-            emit_load(e, to, CTX(page_rip), 8);
-            emit_op_mem(e, 0x8d, 8, to, mem_at((uint8_t)to, (int32_t)disp), false);
-            return;
-        }
-        emit_offset(x, &g, disp);
-        if (in->operand_size == 2) {
-            if (host_of[in->reg] == NO_REG)
-                emit_store(e, GPR_MEM(in->reg), RCX, 2);
-            else
-                emit_op_reg(e, 0x89, 2, RCX, to);
-        } else {
-            unsigned size = in->operand_size == 8 ? 8 : 4;
-
-            if (to != RCX)
-                emit_mov(e, to, RCX, size);
-            else {
-                emit_mov(e, RCX, RCX, size);
-                emit_store(e, GPR_MEM(in->reg), RCX, 8);
-            }
-        }
-        return;
-    }
+        place(&p, 2, in->vvvv, false, in->vvvv_read, in->vvvv_write, &free_scratch);
 
     /* One scratch register too few: borrow. */
     for (unsigned s = 0; s < p.n; s++)
@@ -1394,13 +1378,9 @@ static void emit_copy(struct xlate *x)
 
     if (in->flags_changed)
         x->flags = FLAGS_HW;
-    if (uses_rax && (in->implicit_write & BIT(GPR_RAX) ||
-                     (in->reg_gpr && in->reg_write && in->reg == GPR_RAX) ||
-                     (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write && in->rm == GPR_RAX)))
+    if (uses_rax && operands_written(in) & BIT(GPR_RAX))
         emit_mov(e, host_of[GPR_RAX], RAX, 8);
-    if (uses_rcx && (in->implicit_write & BIT(GPR_RCX) ||
-                     (in->reg_gpr && in->reg_write && in->reg == GPR_RCX) ||
-                     (in->rm_kind == RM_REG && in->rm_gpr && in->rm_write && in->rm == GPR_RCX)))
+    if (uses_rcx && operands_written(in) & BIT(GPR_RCX))
         emit_mov(e, host_of[GPR_RCX], RCX, 8);
     for (unsigned s = 0; s < p.n; s++) {
         if (!p.write[s])
@@ -1580,7 +1560,7 @@ static void emit_indirect(struct xlate *x, uint32_t site, bool call)
 
     emit_op_mem(e, 0xff, 4, call ? 2 : 4, mem_jump(8), false);
     c = cold_new(x, COLD_INDIRECT, miss);
-    c->target = polled - miss;
+    c->other = polled;
     c->site = site;
     c->back = call ? e->at : NULL;
 }
@@ -1665,19 +1645,17 @@ static void emit_loop(struct xlate *x)
         emit_op_mem(e, 0x8d, size, R11, mem_at(R11, -1), false);
     emit_mov(e, RCX, R11, size);
     zero = emit_jrcxz(e);
+    /* The taken path may be longer than a short jump reaches: it is jumped over by a long one. */
     if (in->opcode == 0xe3) {
         over = emit_jmp(e);
         fix8(e, zero);
-        branch_to_offset(x, target);
-        emit_fix(e, over, e->at);
     } else {
-        /* the taken path may be longer than a short jump reaches */
         emit8(e, 0xeb), emit8(e, 5);
         fix8(e, zero);
         over = emit_jmp(e);
-        branch_to_offset(x, target);
-        emit_fix(e, over, e->at);
     }
+    branch_to_offset(x, target);
+    emit_fix(e, over, e->at);
     x->flags = flags;
     x->rax = NO_GROUP;
 }
@@ -1793,9 +1771,8 @@ static void emit_pushf(struct xlate *x)
 static void emit_popf(struct xlate *x)
 {
     struct emitter *e = &x->e;
-    uint32_t first_site = x->t->site_count, s;
+    uint32_t first_site = x->t->site_count;
     struct mem m = access_operand(x, 1, 0, true);
-    struct cold *c;
 
     emit_load(e, RCX, m, 8);
     clobber_flags(x);
@@ -1803,10 +1780,7 @@ static void emit_popf(struct xlate *x)
     emit_op_mem(e, 0x33, 8, RAX, CPU(rflags), false); /* xor rax, */
     emit_bytes(e, "\x48\xa9", 2);                     /* test rax, */
     emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
-    c = cold_new(x, SITE_INTERP, emit_jcc(e, 5));
-    c->saved = true;
-    c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
-    x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    cold_interp(x, emit_jcc(e, 5));
     emit_store(e, CPU(rflags), RCX, 4);
     emit_op_reg(e, 0x0fb6, 4, RAX, RCX); /* movzx eax, cl */
     emit_bytes(e, "\xc1\xe0", 2), emit8(e, 8);
@@ -1835,16 +1809,11 @@ static void emit_swapgs(struct xlate *x)
 static void emit_ac(struct xlate *x, bool set)
 {
     struct emitter *e = &x->e;
-    uint32_t s;
-    struct cold *c;
 
     clobber_flags(x);
     emit_load(e, RCX, CTX(area[set]), 8);
     emit_bytes(e, "\x48\x85\xc9", 3); /* test rcx, rcx */
-    c = cold_new(x, SITE_INTERP, emit_jcc(e, 4));
-    c->saved = true;
-    c->site = s = site_new(x, SITE_INTERP, x->at[x->i]);
-    x->t->sites[s].link = x->insn[x->i].sub_mnemonic;
+    cold_interp(x, emit_jcc(e, 4));
     change_rflags(x, set, RFLAGS_AC);
     emit_op_mem(e, 0x0fb6, 4, RAX, CTX(mode[set]), false);
     emit_store(e, CPU(mmu_mode), RAX, 1);
@@ -2046,7 +2015,8 @@ static void parse_all(struct xlate *x, unsigned offset, unsigned max)
 
         if (at > 4095)
             break;
-        if (!parse_insn(x->c->cpu, x->bytes + at, MIN(15u, x->readable - at), x->code_size, in)) {
+        if (!parse_insn(x->c->cpu, x->bytes + at, MIN((unsigned)PARSE_MAX, x->readable - at),
+                        x->code_size, in)) {
             /* It goes on in the next page. */
             if (x->count)
                 break;
@@ -2094,27 +2064,13 @@ static uint8_t first_flags(struct xlate *x)
 static void check_next_page(struct xlate *x)
 {
     struct emitter *e = &x->e;
-    uint8_t *miss1, *miss2;
-    struct cold *c;
-    uint32_t s = site_new(x, SITE_INTERP, x->at[0]);
+    uint8_t *miss, *other, *name;
 
     clobber_flags(x);
     emit_load(e, RCX, CTX(page_rip), 8);
     emit_op_mem(e, 0x8d, wide(x) ? 8 : 4, RCX, mem_at(RCX, 0x1000), false);
-    emit_op_mem(e, 0x8d, 8, RAX, mem_at(RCX, 0x1000), false);
-    emit_shr(e, RAX, 12, 8);
-    emit_op_reg(e, 0x0fb7, 4, RCX, RAX); /* movzx ecx, ax */
-    emit_op_mem(e, 0x3b, 8, RAX, mem_table(RCX, offsetof(struct tlb_table, ways[MMU_FETCH].tag)),
-                false);
-    miss1 = emit_jcc(e, 5);
-    emit_op_mem(e, 0x81, 4, 7, mem_table(RCX, offsetof(struct tlb_table, code)), false);
-    emit32(e, x->page2);
-    miss2 = emit_jcc(e, 5);
-    c = cold_new(x, SITE_INTERP, miss1);
-    c->saved = true;
-    c->site = s;
-    c->target = miss2 - miss1;
-    x->rax = NO_GROUP;
+    miss = emit_page_is(x, x->page2, &name, &other);
+    cold_interp(x, miss)->other = other;
 }
 
 /* Behind instruction i. */
@@ -2155,7 +2111,6 @@ struct block *translate(struct translator *t, struct bt_cpu *c, uint32_t page, u
     x->t = t;
     x->c = c;
     x->block = b;
-    x->page = page;
     x->key = key;
     x->code_size = key & KEY_SIZE16 ? 2 : key & KEY_SIZE32 ? 4 : 8;
     x->bytes = t->pages[page].ram->host + t->pages[page].offset;
