@@ -44,6 +44,8 @@ void ram_block_free(struct ram_block *b)
 {
     if (!b)
         return;
+    if (b->code_gone)
+        b->code_gone(b);
     if (b->host != MAP_FAILED)
         munmap(b->host, b->size);
     if (b->page_flags)

@@ -45,6 +45,7 @@ struct ram_block {
     atomic_uchar tracking;    /* RAM_DIRTY_* clients that want to know of writes */
     /* Set by an engine that uses RAM_CODE; called from any thread, after the bytes changed. */
     void (*code_written)(struct ram_block *b, uint64_t offset, uint64_t length);
+    void (*code_gone)(struct ram_block *b); /* it is about to be freed */
     void *code_opaque;
 };
 
