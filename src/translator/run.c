@@ -402,6 +402,19 @@ static void check_failed(struct translator *t, struct block *b)
     pthread_mutex_unlock(&t->lock);
 }
 
+/* Does all that a block relies on still hold, behind one of its instructions that C has done? But
+ * for segment bases. */
+static bool block_goes_on(struct bt_cpu *c, uint32_t block, uint64_t flushes,
+                          const struct tlb_table *table)
+{
+    struct cpu *cpu = c->cpu;
+
+    return c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
+           table == cpu->tlb->table[cpu->mmu_mode] &&
+           key_of(cpu) == (c->key & ~(uint32_t)KEY_SINGLE) && !atomic_load(&c->t->stop) &&
+           !interp_needed(cpu);
+}
+
 /* One instruction by the interpreter. Whether the block it is of may go on: all that its code
  * relies on is as before. Not that the instruction was the one that was translated: another vCPU
  * may just be writing it. */
@@ -410,7 +423,6 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     struct cpu *cpu = c->cpu;
     uint64_t base[SEG_COUNT];
     uint64_t flushes = cpu->tlb->flushes;
-    uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
     enum interp_result r;
 
@@ -424,9 +436,7 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     for (unsigned s = 0; s < SEG_COUNT; s++)
         if (cpu->seg[s].base != base[s])
             return false;
-    return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
-           table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
-           !atomic_load(&c->t->stop) && !interp_needed(cpu);
+    return r == INTERP_OK && block_goes_on(c, block, flushes, table);
 }
 
 /* The same for one whose effect code may rely on. */
@@ -449,6 +459,57 @@ static bool interpret_known(struct bt_cpu *c, const struct site *s)
     return true;
 }
 
+/* GS and all that goes with it become those of the present address space. */
+static void area_enter(struct bt_cpu *c, uint32_t key)
+{
+    struct cpu *cpu = c->cpu;
+    struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
+
+    if (*table_key(area) != key)
+        key_switch(c, area, key);
+    for (unsigned ac = 0; ac < 2; ac++) {
+        struct tlb_table *other = cpu->tlb->table[kernel_mode(cpu, ac)];
+
+        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && other != area &&
+            *table_key(other) != key)
+            key_switch(c, other, key);
+        area_choose(c, ac, key);
+    }
+    gs_set(c->t, area);
+}
+
+/*
+ * One instruction by help(); RIP goes behind it. Where its block goes on, or 0; *done: not for the
+ * interpreter any more. Where linear addresses may lead elsewhere, RIP must still lead to the page
+ * that the block was made from.
+ */
+static uint64_t help_one(struct bt_cpu *c, const struct site *s, uint32_t key, bool *done)
+{
+    struct cpu *cpu = c->cpu;
+    uint64_t flushes = cpu->tlb->flushes, next = rip_at(cpu, c->context, s->offset + s->length);
+    struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
+    const uint32_t *name;
+
+    *done = !c->check && !cpu->sti_shadow && help(c, s);
+    if (!*done)
+        return 0;
+    c->helped[s->helper]++;
+    cpu->rip = next;
+    if (help_remaps(s->helper)) {
+        name = name_slot(cpu, linear_rip(cpu));
+        if (!name || *name != c->t->blocks[s->block].page)
+            return 0;
+        flushes = cpu->tlb->flushes;
+        if (table != cpu->tlb->table[cpu->mmu_mode]) {
+            table = cpu->tlb->table[cpu->mmu_mode];
+            area_enter(c, key);
+        }
+    }
+    return s->resume && block_goes_on(c, s->block, flushes, table)
+               ? (uint64_t)(uintptr_t)(c->t->rx + s->resume)
+               : 0;
+}
+
 uint64_t bt_slow(struct cpu *cpu)
 {
     struct bt_cpu *c = cpu->engine;
@@ -458,7 +519,10 @@ uint64_t bt_slow(struct cpu *cpu)
     struct block *b;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     uint64_t next;
+    bool done;
 
+    if (atomic_load_explicit(&c->writing, memory_order_relaxed))
+        atomic_store_explicit(&c->writing, 0, memory_order_release);
     flags_in(cpu, x);
     if (x->vec_resume & 2) /* the host's addresses are not for the guest: FXSAVE would tell them */
         cpu->fx.fop = 0, cpu->fx.fip = cpu->fx.fdp = 0;
@@ -491,12 +555,20 @@ uint64_t bt_slow(struct cpu *cpu)
             break;
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
+    case SITE_HELP:
+        if (!(key & KEY_USER)) /* blocks of the kernel load it when they need it */
+            x->vec_resume &= (uint8_t)~1;
+        cpu->rip = rip_at(cpu, x, s->offset);
+        next = help_one(c, s, key, &done);
+        if (done)
+            return next;
+        /* fall through */
     case SITE_FAST:
     case SITE_INTERP:
         cpu->rip = rip_at(cpu, x, s->offset);
         next = rip_at(cpu, x, s->offset + s->length);
         c->count[COUNT_INTERP_ONE]++;
-        if (s->kind == SITE_INTERP)
+        if (s->kind != SITE_FAST)
             c->fallback[s->link % FALLBACKS]++;
         else
             c->slow_fast[s->helper]++;
@@ -626,27 +698,16 @@ void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
 {
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
-    struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
 
-    if (*table_key(area) != key)
-        key_switch(c, area, key);
     key_enter(c, key);
     if (cpu->code_size != 8)
         limits_set(cpu, x);
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);
     x->vec_resume = key & KEY_USER ? 1 : 0;
-    for (unsigned ac = 0; ac < 2; ac++) {
-        struct tlb_table *other = cpu->tlb->table[kernel_mode(cpu, ac)];
-
-        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && other != area &&
-            *table_key(other) != key)
-            key_switch(c, other, key);
-        area_choose(c, ac, key);
-    }
+    area_enter(c, key);
     jump_remember(c, b);
     c->single = false;
-    gs_set(c->t, area);
     c->count[COUNT_ENTER]++;
     c->t->stub.enter(cpu, block_body(c->t, b));
 }

@@ -521,10 +521,13 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
 static struct cold *cold_interp(struct xlate *x, uint8_t *from)
 {
     struct cold *c = cold_new(x, SITE_INTERP, from);
+    struct bt_insn *in = &x->insn[x->i];
 
+    if (x->t->options.stats && !in->sub_mnemonic)
+        interp_ends(x, x->at[x->i], in);
     c->saved = true;
     c->site = site_new(x, SITE_INTERP, x->at[x->i]);
-    x->t->sites[c->site].link = x->insn[x->i].sub_mnemonic;
+    x->t->sites[c->site].link = in->sub_mnemonic;
     return c;
 }
 
@@ -761,12 +764,31 @@ static void plan(struct xlate *x)
         case KIND_CLI:
         case KIND_CLD:
         case KIND_STD:
+        case KIND_CLTS:
         case KIND_BT_MEM:
         case KIND_JMP: break;
-        case KIND_RDTSC:
         case KIND_CMPXCHG_PAIR:
             reg_written(&v, GPR_RAX);
             reg_written(&v, GPR_RDX);
+            break;
+        case KIND_WRFSGSBASE: v.world++; break;
+        case KIND_WRMSR: v.world++; /* fall through */
+        case KIND_IN:
+        case KIND_OUT:
+        case KIND_RDMSR:
+        case KIND_CPUID:
+        case KIND_MOV_TO_CR:
+        case KIND_PAUSE:
+        case KIND_SERIALIZE: v.exits++; /* fall through */
+        case KIND_RDTSC:
+        case KIND_RDTSCP:
+        case KIND_RDPID:
+        case KIND_RDFSGSBASE:
+        case KIND_MOV_FROM_CR:
+        case KIND_MOV_FROM_SEG:
+            for (unsigned r = 0; r < GPR_COUNT; r++)
+                if (operands_written(in) >> r & 1)
+                    reg_written(&v, r);
             break;
         case KIND_LOOP:
             reg_written(&v, GPR_RCX);
@@ -1487,6 +1509,17 @@ static void continuation(struct xlate *x, int64_t next)
     branch_to_offset(x, next);
 }
 
+/* The branch behind STI can do nothing any more but arrive: from there on interrupts are taken.
+ * EFLAGS stay. */
+static void shadow_ends(struct xlate *x)
+{
+    if (!x->sti)
+        return;
+    x->sti = false;
+    emit_op_mem(&x->e, 0xc6, 1, 0, CPU(sti_shadow), false);
+    emit8(&x->e, 0);
+}
+
 /* The return address to the guest's stack and to ours. */
 static void push_return(struct xlate *x, int64_t next)
 {
@@ -1499,6 +1532,7 @@ static void push_return(struct xlate *x, int64_t next)
     emit_load(e, RCX, CTX(page_rip), 8);
     emit_op_mem(e, 0x8d, wide(x) ? 8 : 4, RCX, mem_at(RCX, (int32_t)next), false);
     emit_store(e, m, RCX, size);
+    shadow_ends(x);
     move_stack(x, -(int64_t)size);
     emit8(e, 0x51); /* push rcx */
 }
@@ -1568,6 +1602,7 @@ static void emit_indirect(struct xlate *x, uint32_t site, bool call)
 static void emit_jmp_indirect(struct xlate *x)
 {
     indirect_target(x);
+    shadow_ends(x);
     clobber_flags(x);
     emit_indirect(x, indirect_site(x, 0), false);
 }
@@ -1596,6 +1631,7 @@ static void emit_ret(struct xlate *x)
     struct cold *c;
 
     emit_load(e, RCX, m, size);
+    shadow_ends(x);
     clobber_flags(x);
     move_stack(x, drop);
     emit_op_mem(e, 0x3b, 8, RCX, mem_at(RSP, 8), false);
@@ -1612,6 +1648,7 @@ static void emit_jcc_exit(struct xlate *x)
     bool saved;
 
     need_hw(x);
+    shadow_ends(x);
     saved = (x->flags & FLAGS_SAVED) != 0;
     if (target < 0 || target > 0xfff) {
         struct cold *c = cold_new(x, COLD_CROSS, emit_jcc(e, in->cond));
@@ -1712,33 +1749,54 @@ static void leave_for_events(struct xlate *x, int32_t next)
 }
 
 /* What follows STI is executed before any interrupt: only where the block has it. */
-static bool sti_can(struct xlate *x)
+static bool sti_can(struct xlate *x, bool *branch)
 {
+    *branch = false;
     if (x->i + 1 >= x->count)
         return false;
     switch (x->insn[x->i + 1].kind) {
+    case KIND_JMP:
+    case KIND_JCC:
+    case KIND_CALL:
+    case KIND_CALL_IND:
+    case KIND_JMP_IND:
+    case KIND_RET: *branch = true; return true;
     case KIND_COPY:
     case KIND_NOP:
     case KIND_PUSH:
-    case KIND_POP: return true;
+    case KIND_POP:
+    case KIND_LEAVE:
+    case KIND_MOV_FROM_SEG:
+    case KIND_FALLBACK: return true;
     default: return false;
     }
 }
 
-static void emit_sti(struct xlate *x)
+/* Behind a branch there is no place to look for events. So what waits now is the interpreter's, and
+ * what comes until then is as if it came later: it stops the next poll. */
+static void emit_sti(struct xlate *x, bool branch)
 {
+    struct emitter *e = &x->e;
+
+    if (branch) {
+        uint8_t *none;
+
+        clobber_flags(x);
+        emit_load(e, RCX, CPU(events), 4);
+        none = emit_jrcxz(e);
+        cold_interp(x, emit_jmp(e));
+        fix8(e, none);
+    }
     change_rflags(x, true, RFLAGS_IF);
-    emit_op_mem(&x->e, 0xc6, 1, 0, CPU(sti_shadow), false);
-    emit8(&x->e, 1);
+    emit_op_mem(e, 0xc6, 1, 0, CPU(sti_shadow), false);
+    emit8(e, 1);
     x->sti = true;
 }
 
-/* Behind the instruction behind STI. */
+/* Behind the instruction behind STI, which is no branch. */
 static void end_shadow(struct xlate *x)
 {
-    x->sti = false;
-    emit_op_mem(&x->e, 0xc6, 1, 0, CPU(sti_shadow), false);
-    emit8(&x->e, 0);
+    shadow_ends(x);
     leave_for_events(x, (int32_t)next_at(x));
     x->rax = NO_GROUP;
 }
@@ -1821,10 +1879,22 @@ static void emit_ac(struct xlate *x, bool set)
     x->rax = NO_GROUP;
 }
 
+/* The interpreter shall have it where `bits` of a control register are set, or are not. */
+static void unless(struct xlate *x, struct mem control, uint32_t bits, bool set)
+{
+    clobber_flags(x);
+    emit_op_mem(&x->e, 0xf7, 4, 0, control, false); /* test dword, */
+    emit32(&x->e, bits);
+    cold_interp(x, emit_jcc(&x->e, set ? 5 : 4));
+}
+
+/* RDTSC, RDTSCP. */
 static void emit_rdtsc(struct xlate *x)
 {
     struct emitter *e = &x->e;
 
+    if (!(x->key & KEY_CPL0))
+        unless(x, CPU(cr4), CR4_TSD, true);
     clobber_flags(x);
     emit_bytes(e, "\x0f\x31", 2);
     emit_bytes(e, "\x48\xc1\xe2\x20", 4); /* shl rdx, 32 */
@@ -1833,7 +1903,169 @@ static void emit_rdtsc(struct xlate *x)
     emit_mov(e, R10, RAX, 4);
     emit_mov(e, RDX, RAX, 8);
     emit_shr(e, RDX, 32, 8);
+    if (x->insn[x->i].kind == KIND_RDTSCP)
+        emit_load(e, R11, CPU(tsc_aux), 4);
     x->rax = NO_GROUP;
+}
+
+/* The register in ModRM.rm becomes what struct cpu has at `m`. EFLAGS stay. */
+static void load_rm(struct xlate *x, struct mem m, unsigned size)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct emitter *e = &x->e;
+    unsigned to = host_of[in->rm];
+
+    if (size == 2) {
+        emit_op_mem(e, 0x0fb7, 4, RCX, m, false); /* movzx ecx, word */
+        if (in->operand_size == 2 && to != NO_REG)
+            emit_op_reg(e, 0x89, 2, RCX, to);
+        else if (in->operand_size == 2)
+            emit_store(e, GPR_MEM(in->rm), RCX, 2);
+        else if (to != NO_REG)
+            emit_mov(e, to, RCX, 8);
+        else
+            emit_store(e, GPR_MEM(in->rm), RCX, 8);
+    } else if (to == NO_REG) {
+        emit_load(e, RCX, m, size);
+        emit_store(e, GPR_MEM(in->rm), RCX, 8);
+    } else {
+        emit_load(e, to, m, size);
+    }
+}
+
+static void emit_read_base(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+
+    unless(x, CPU(cr4), CR4_FSGSBASE, false);
+    load_rm(x, segment_base(in->reg & 1 ? SEG_GS : SEG_FS), in->operand_size);
+}
+
+/* What is canonical depends on CR4.LA57, too: it is expected to stay as it is. */
+static void emit_write_base(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct emitter *e = &x->e;
+    uint32_t la57 = x->c->cpu->cr4 & CR4_LA57;
+    struct cold *c;
+
+    clobber_flags(x);
+    emit_load(e, RCX, CPU(cr4), 4);
+    emit_bytes(e, "\x81\xe1", 2); /* and ecx, */
+    emit32(e, CR4_FSGSBASE | CR4_LA57);
+    emit_bytes(e, "\x81\xf9", 2); /* cmp ecx, */
+    emit32(e, CR4_FSGSBASE | la57);
+    c = cold_interp(x, emit_jcc(e, 5));
+    if (host_of[in->rm] == NO_REG)
+        emit_load(e, RAX, GPR_MEM(in->rm), in->operand_size);
+    else
+        emit_mov(e, RAX, host_of[in->rm], in->operand_size);
+    if (in->operand_size == 8) {
+        emit_mov(e, RCX, RAX, 8);
+        emit_bytes(e, "\x48\xc1\xe1", 3); /* shl rcx, */
+        emit8(e, la57 ? 7 : 16);
+        emit_bytes(e, "\x48\xc1\xf9", 3); /* sar rcx, */
+        emit8(e, la57 ? 7 : 16);
+        emit_op_reg(e, 0x39, 8, RAX, RCX); /* cmp rcx, rax */
+        c->other = emit_jcc(e, 5);
+    }
+    emit_store(e, segment_base(in->reg & 1 ? SEG_GS : SEG_FS), RAX, 8);
+    x->rax = NO_GROUP;
+}
+
+static void emit_from_segment(struct xlate *x)
+{
+    unsigned segment = x->insn[x->i].reg;
+
+    load_rm(x,
+            mem_gs(offsetof(struct cpu, seg) + segment * sizeof(struct segment) +
+                   offsetof(struct segment, selector)),
+            2);
+}
+
+/* Serializing for us is to notice that this block is not valid any more: who made it so has cleared
+ * context.poll. */
+static void emit_serialize(struct xlate *x)
+{
+    bool saved = (x->flags & FLAGS_SAVED) != 0;
+    uint8_t *out = poll(x);
+
+    emit8(&x->e, 0xeb), emit8(&x->e, 5); /* over the jump that poll_out() makes */
+    poll_out(x, out, (int32_t)next_at(x), saved);
+}
+
+/* C does it, without the interpreter: help.c. The site has the operands. */
+static struct site *emit_help(struct xlate *x, enum help_op op)
+{
+    struct bt_insn *in = &x->insn[x->i];
+    struct site *s;
+    uint32_t n;
+
+    if (!in->sub_mnemonic)
+        interp_ends(x, x->at[x->i], in);
+    need_saved(x);
+    n = site_new(x, SITE_HELP, x->at[x->i]);
+    s = &x->t->sites[n];
+    emit_store_imm32(&x->e, CTX(site), n);
+    emit_jmp_to(&x->e, stub(x, x->t->stub.leave_slow));
+    s->helper = (uint8_t)op;
+    s->link = in->sub_mnemonic;
+    s->resume = cache_at(x, x->e.at);
+    s->size = in->operand_size;
+    note_effect(x, s);
+    x->flags = FLAGS_HW | FLAGS_SAVED;
+    x->rax = NO_GROUP;
+    x->vec = x->x87 = false;
+    return s;
+}
+
+static void emit_port(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct site *s = emit_help(x, in->kind == KIND_IN ? HELP_IN : HELP_OUT);
+
+    s->disp = in->has_imm ? (int32_t)in->imm : -1;
+}
+
+static void emit_from_control(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+
+    switch (in->reg) {
+    case 0: load_rm(x, CPU(cr0), in->operand_size); break;
+    case 2: load_rm(x, CPU(cr2), in->operand_size); break;
+    case 3: load_rm(x, CPU(cr3), in->operand_size); break;
+    case 4: load_rm(x, CPU(cr4), in->operand_size); break;
+    default: emit_help(x, HELP_FROM_CR8)->base = in->rm; break;
+    }
+}
+
+/* False: the block ends there. */
+static bool emit_to_control(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct site *s = emit_help(x, in->reg == 3 ? HELP_TO_CR3 : HELP_TO_CR);
+
+    s->base = in->rm;
+    s->index = in->reg;
+    if (in->reg == 3)
+        branch_to_offset(x, next_at(x));
+    return in->reg != 3;
+}
+
+static void emit_invlpg(struct xlate *x)
+{
+    const struct bt_insn *in = &x->insn[x->i];
+    struct group g = operand_group(x, in);
+    struct site *s = emit_help(x, HELP_INVLPG);
+
+    s->disp = (int32_t)(in->disp + (in->rip ? next_at(x) : 0));
+    s->base = g.base;
+    s->index = g.index;
+    s->scale = g.scale;
+    s->segment = g.segment;
+    s->address_size = g.address_size;
+    branch_to_offset(x, next_at(x));
 }
 
 /* The host adds the bit's number to the address as the guest's processor does: only the check is
@@ -1925,7 +2157,23 @@ static void soften(struct xlate *x, struct bt_insn *in)
     case KIND_SWAPGS: ok = wide(x) && x->key & KEY_CPL0; break;
     case KIND_CLD:
     case KIND_STD: break;
-    case KIND_RDTSC: ok = (x->key & KEY_CPL0) != 0; break;
+    case KIND_RDTSC:
+    case KIND_RDTSCP:
+    case KIND_RDPID:
+    case KIND_SERIALIZE:
+    case KIND_CPUID:
+    case KIND_MOV_FROM_SEG:
+    case KIND_RDFSGSBASE:
+    case KIND_WRFSGSBASE:
+    case KIND_PAUSE: ok = true; break;
+    case KIND_CLTS:
+    case KIND_IN:
+    case KIND_OUT:
+    case KIND_RDMSR:
+    case KIND_WRMSR:
+    case KIND_MOV_FROM_CR:
+    case KIND_MOV_TO_CR: ok = (x->key & KEY_CPL0) != 0; break;
+    case KIND_INVLPG: ok = ok && x->key & KEY_CPL0; break;
     case KIND_SYSCALL: ok = wide(x) && x->key & KEY_USER; break;
     case KIND_SYSRET: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
     case KIND_IRET: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
@@ -1950,12 +2198,16 @@ static void soften(struct xlate *x, struct bt_insn *in)
 static bool emit_insn(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];
+    bool branch;
 
     switch (in->kind) {
     case KIND_COPY: emit_copy(x); return true;
     case KIND_NOP: return true;
     case KIND_JCC: emit_jcc_exit(x); return true;
-    case KIND_JMP: branch_to_offset(x, next_at(x) + in->rel); return false;
+    case KIND_JMP:
+        shadow_ends(x);
+        branch_to_offset(x, next_at(x) + in->rel);
+        return false;
     case KIND_LOOP: emit_loop(x); return true;
     case KIND_PUSH: emit_push(x); return true;
     case KIND_POP: emit_pop(x); return true;
@@ -1968,8 +2220,8 @@ static bool emit_insn(struct xlate *x)
     case KIND_CLD: change_rflags(x, false, RFLAGS_DF); return true;
     case KIND_STD: change_rflags(x, true, RFLAGS_DF); return true;
     case KIND_STI:
-        if (sti_can(x)) {
-            emit_sti(x);
+        if (sti_can(x, &branch)) {
+            emit_sti(x, branch);
             return true;
         }
         emit_interp(x, false);
@@ -1979,7 +2231,26 @@ static bool emit_insn(struct xlate *x)
     case KIND_SWAPGS: emit_swapgs(x); return true;
     case KIND_STAC: emit_ac(x, true); return true;
     case KIND_CLAC: emit_ac(x, false); return true;
-    case KIND_RDTSC: emit_rdtsc(x); return true;
+    case KIND_RDTSC:
+    case KIND_RDTSCP: emit_rdtsc(x); return true;
+    case KIND_RDPID: load_rm(x, CPU(tsc_aux), in->operand_size); return true;
+    case KIND_RDFSGSBASE: emit_read_base(x); return true;
+    case KIND_WRFSGSBASE: emit_write_base(x); return true;
+    case KIND_MOV_FROM_SEG: emit_from_segment(x); return true;
+    case KIND_MOV_FROM_CR: emit_from_control(x); return true;
+    case KIND_MOV_TO_CR: return emit_to_control(x);
+    case KIND_INVLPG: emit_invlpg(x); return false;
+    case KIND_CLTS: unless(x, CPU(cr0), CR0_TS, true); return true;
+    case KIND_SERIALIZE: emit_serialize(x); return true;
+    case KIND_IN:
+    case KIND_OUT: emit_port(x); return true;
+    case KIND_RDMSR: emit_help(x, HELP_RDMSR); return true;
+    case KIND_WRMSR: emit_help(x, HELP_WRMSR); return true;
+    case KIND_CPUID: emit_help(x, HELP_CPUID); return true;
+    case KIND_PAUSE: /* one processor waits for nobody */
+        if (x->t->cpu_count > 1)
+            emit_help(x, HELP_PAUSE);
+        return true;
     case KIND_BT_MEM: emit_bt_mem(x); return true;
     case KIND_CMPXCHG_PAIR: emit_pair(x); return true;
     case KIND_STRING: emit_string(x); return true;
@@ -2000,7 +2271,9 @@ static bool ends_block(const struct bt_insn *in)
     case KIND_SYSCALL:
     case KIND_SYSRET:
     case KIND_IRET:
+    case KIND_INVLPG:
     case KIND_RET: return true;
+    case KIND_MOV_TO_CR: return in->reg == 3;
     default: return in->ends;
     }
 }
@@ -2154,7 +2427,7 @@ again:
             shadow = x->sti;
             more = emit_insn(x);
             note_repeatable(x);
-            if (shadow && more)
+            if (shadow && x->sti && more)
                 end_shadow(x);
         }
         x->count = x->i; /* one in the middle may have ended it */
