@@ -30,7 +30,7 @@
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { MANY_FAILURES = 64, FAILURES_TIME = 500, COLD_STRETCH = 64, TICK_TSC = 100000 };
+enum { MANY_FAILURES = 64, FAILURES_TIME = 2500, COLD_STRETCH = 64, TICK_TSC = 100000 };
 
 static struct translator_options options_now;
 static bool options_are_set;
@@ -370,10 +370,18 @@ static struct block *block_known(struct bt_cpu *c, uint32_t key)
     return b;
 }
 
+/* Code that goes on asks itself whether the x87's state is there, and, but for the user's, whether
+ * the vector registers' is: none is loaded for it. */
+static void nothing_to_load(struct bt_cpu *c)
+{
+    c->context->vec_resume &= c->key & KEY_USER ? 1 : 0;
+}
+
 static uint64_t go_on(struct bt_cpu *c, const struct block *b)
 {
     struct cpu *cpu = c->cpu;
 
+    nothing_to_load(c);
     c->context->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, c->context);
     return (uint64_t)(uintptr_t)block_body(c->t, b);
@@ -556,8 +564,7 @@ uint64_t bt_slow(struct cpu *cpu)
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
     case SITE_HELP:
-        if (!(key & KEY_USER)) /* blocks of the kernel load it when they need it */
-            x->vec_resume &= (uint8_t)~1;
+        nothing_to_load(c);
         cpu->rip = rip_at(cpu, x, s->offset);
         next = help_one(c, s, key, &done);
         if (done)
@@ -572,6 +579,8 @@ uint64_t bt_slow(struct cpu *cpu)
             c->fallback[s->link % FALLBACKS]++;
         else
             c->slow_fast[s->helper]++;
+        if (s->kind == SITE_INTERP)
+            nothing_to_load(c);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next) {
             if (s->kind == SITE_FAST && s->helper == FAST_IRET)
                 fast_learn(c);

@@ -504,6 +504,58 @@ static void emit_colds(struct xlate *x)
     }
 }
 
+/*
+ * Instructions behind which the interpreter has much to look at, but the block may go on if it
+ * finds nothing new (block_goes_on() of run.c). None may drop single TLB entries, for that is not
+ * noticed; outside of 64-bit mode none may load segments, for limits are kept in the context.
+ */
+static bool goes_on_behind(const struct xlate *x, const struct insn *in)
+{
+    switch (in->mnemonic) {
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVEOPT:
+    case ZYDIS_MNEMONIC_XSAVEOPT64:
+    case ZYDIS_MNEMONIC_XSAVES:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTORS:
+    case ZYDIS_MNEMONIC_XRSTORS64:
+    case ZYDIS_MNEMONIC_XGETBV:
+    case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_CLFLUSHOPT:
+    case ZYDIS_MNEMONIC_CLWB:
+    case ZYDIS_MNEMONIC_WBINVD:
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+    case ZYDIS_MNEMONIC_LAR:
+    case ZYDIS_MNEMONIC_LSL:
+    case ZYDIS_MNEMONIC_VERR:
+    case ZYDIS_MNEMONIC_VERW:
+    case ZYDIS_MNEMONIC_RDFSBASE: /* without CR4.FSGSBASE */
+    case ZYDIS_MNEMONIC_RDGSBASE: return true;
+    case ZYDIS_MNEMONIC_MOV: /* segment registers */
+        return in->opcode == 0x8c || (in->opcode == 0x8e && wide(x));
+    case ZYDIS_MNEMONIC_LGDT:
+    case ZYDIS_MNEMONIC_LIDT:
+    case ZYDIS_MNEMONIC_LLDT: return wide(x);
+    default: return false;
+    }
+}
+
 /* Does the interpreter come back right behind it, with nothing to look at? */
 static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
 {
@@ -514,7 +566,7 @@ static bool interp_ends(struct xlate *x, unsigned at, struct bt_insn *in)
         return true;
     in->length = decoded.length;
     in->sub_mnemonic = decoded.mnemonic;
-    return decoded.flags & INSN_BOUNDARY;
+    return decoded.flags & INSN_BOUNDARY && !goes_on_behind(x, &decoded);
 }
 
 /* Where `from` jumps, flags saved, the interpreter executes instruction i instead. */
@@ -566,6 +618,7 @@ static void emit_interp(struct xlate *x, bool resume)
         note_effect(x, &x->t->sites[s]);
     x->flags = FLAGS_HW | FLAGS_SAVED;
     x->rax = NO_GROUP;
+    x->vec = x->x87 = false;
 }
 
 /* ---- first pass: which checks --------------------------------------------------------------- */
