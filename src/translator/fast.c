@@ -336,6 +336,8 @@ uint64_t bt_fast(struct cpu *cpu)
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
         return 0;
+    if (device_page(c, x->a))
+        return 0;
     page = (x->a - 1) << 12;
     if (s->pass && cpu->tlb->table[mode]->ways[MMU_WRITE].tag[x->c] == (x->a | TLB_ASK)) {
         next = write_beside_code(c, s);

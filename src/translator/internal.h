@@ -265,7 +265,7 @@ struct translator {
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
 
-enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16 };
+enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16, DEVICE_PAGES = 8, DEVICE_TIMES = 256 };
 
 enum bt_counter {
     COUNT_ENTER,
@@ -312,6 +312,13 @@ struct bt_cpu {
         uint64_t gdt, raw_cs, raw_ss;
         struct segment cs, ss;
     } returned;
+    /* Pages seen to be devices': for `left` times nobody tries to fill the TLB with them. A hint;
+     * by the tag's low bits. */
+    struct device_page {
+        uint64_t tag; /* 0: none */
+        const struct tlb_table *table;
+        unsigned left;
+    } device[DEVICE_PAGES];
     struct check *check; /* NULL: options.check is off */
     bool left;           /* with check: the next instruction is to be interpreted */
     bool differs;        /* a check has failed */
@@ -531,6 +538,16 @@ static inline gva site_linear(const struct cpu *cpu, const struct bt_context *x,
     if (s->segment != SEG_NONE)
         a += cpu->seg[s->segment].base;
     return cpu->code_size == 8 ? a : (uint32_t)a;
+}
+
+/* The page with this tag in the TLB, if it was last seen to be a device's. */
+static inline struct device_page *device_page(struct bt_cpu *c, uint64_t tag)
+{
+    struct device_page *d = &c->device[tag % DEVICE_PAGES];
+
+    return tag && d->tag == tag && d->table == c->cpu->tlb->table[c->cpu->mmu_mode] && d->left
+               ? d
+               : NULL;
 }
 
 /* ---- fast.c --------------------------------------------------------------------------------- */

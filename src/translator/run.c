@@ -518,6 +518,25 @@ static uint64_t help_one(struct bt_cpu *c, const struct site *s, uint32_t key, b
                : 0;
 }
 
+/* A page that the TLB cannot be filled with, where an access is to be interpreted. */
+static void device_note(struct bt_cpu *c, uint64_t tag, enum mmu_access access)
+{
+    struct cpu *cpu = c->cpu;
+    enum mmu_mode mode = (enum mmu_mode)cpu->mmu_mode;
+    struct mmu_translation t;
+    struct memory_target target;
+    uint32_t error;
+
+    if (mmu_walk(cpu, (tag - 1) << 12, mode, access, false, &t, &error) < 0)
+        return;
+    if ((t.address & ~UINT64_C(0xfff)) != cpu->apic_page) {
+        memory_lookup(cpu->memory, cpu->in_smm ? VIEW_SMM : VIEW_NORMAL, t.address, &target);
+        if (target.block)
+            return;
+    }
+    c->device[tag % DEVICE_PAGES] = (struct device_page){tag, cpu->tlb->table[mode], DEVICE_TIMES};
+}
+
 uint64_t bt_slow(struct cpu *cpu)
 {
     struct bt_cpu *c = cpu->engine;
@@ -526,6 +545,7 @@ uint64_t bt_slow(struct cpu *cpu)
     const struct site *s = &t->sites[x->site];
     struct block *b;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
+    struct device_page *device;
     uint64_t next;
     bool done;
 
@@ -542,10 +562,16 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_CHECK:
         cpu->rip = rip_at(cpu, x, s->offset);
         c->count[COUNT_CHECK_SLOW]++;
-        if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c &&
-            mmu_fill_slow(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
-                          (enum mmu_access)s->access))
-            return (uint64_t)(uintptr_t)(t->rx + s->retry);
+        device = device_page(c, x->a);
+        if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c && device && s->resume) {
+            device->left--;
+        } else if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c) {
+            if (mmu_fill_slow(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
+                              (enum mmu_access)s->access))
+                return (uint64_t)(uintptr_t)(t->rx + s->retry);
+            if (s->resume)
+                device_note(c, x->a, (enum mmu_access)s->access);
+        }
         if (!s->resume) {
             c->count[COUNT_CHECK_WIDE]++;
             check_failed(t, &t->blocks[s->block]);

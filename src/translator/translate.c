@@ -1858,9 +1858,10 @@ static void emit_pushf(struct xlate *x)
 {
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
+    unsigned size = stack_bytes(x);
 
     clobber_flags(x); /* before RAX has an addend */
-    collapse(x, access_operand(x, 1, -8, true), RCX);
+    collapse(x, access_operand(x, 1, -(int64_t)size, true), RCX);
     emit_store(e, CTX(value), RCX, 8);
     emit_op_mem(e, 0x0fb6, 4, RCX, CTX(flags_high), false);
     emit_op_mem(e, 0x0fb6, 4, RAX, CTX(flags), false);
@@ -1873,8 +1874,8 @@ static void emit_pushf(struct xlate *x)
     emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_RF | RFLAGS_VM));
     emit_bytes(e, "\x48\x09\xc1", 3); /* or rcx, rax */
     emit_load(e, RAX, CTX(value), 8);
-    emit_store(e, mem_at(RAX, 0), RCX, 8);
-    move_stack(x, -8);
+    emit_store(e, mem_at(RAX, 0), RCX, size);
+    move_stack(x, -(int64_t)size);
     resume_here(x, first_site);
 }
 
@@ -1884,12 +1885,15 @@ static void emit_popf(struct xlate *x)
     struct emitter *e = &x->e;
     uint32_t first_site = x->t->site_count;
     struct mem m = access_operand(x, 1, 0, true);
+    unsigned size = stack_bytes(x);
 
-    emit_load(e, RCX, m, 8);
+    emit_load(e, RCX, m, size);
     clobber_flags(x);
     emit_mov(e, RAX, RCX, 8);
-    emit_op_mem(e, 0x33, 8, RAX, CPU(rflags), false); /* xor rax, */
-    emit_bytes(e, "\x48\xa9", 2);                     /* test rax, */
+    emit_op_mem(e, 0x33, size, RAX, CPU(rflags), false); /* xor rax, */
+    if (size == 8)
+        emit8(e, 0x48);
+    emit8(e, 0xa9); /* test rax, */
     emit32(e, (uint32_t) ~(RFLAGS_STATUS | RFLAGS_IF | RFLAGS_DF));
     cold_interp(x, emit_jcc(e, 5));
     emit_store(e, CPU(rflags), RCX, 4);
@@ -1899,7 +1903,7 @@ static void emit_popf(struct xlate *x)
     emit_bytes(e, "\x83\xe1", 2), emit8(e, 1);
     emit_bytes(e, "\x09\xc8", 2); /* or eax, ecx */
     emit_store(e, CTX(flags), RAX, 4);
-    move_stack(x, 8);
+    move_stack(x, size);
     x->rax = NO_GROUP;
     leave_for_events(x, (int32_t)next_at(x));
     resume_here(x, first_site);
@@ -2202,7 +2206,7 @@ static void soften(struct xlate *x, struct bt_insn *in)
     case KIND_CALL_IND:
     case KIND_JMP_IND: ok = ok && stack && flat && in->operand_size == x->code_size; break;
     case KIND_PUSHF:
-    case KIND_POPF: ok = wide(x) && x->key & KEY_CPL0 && in->operand_size == 8; break;
+    case KIND_POPF: ok = stack && x->key & KEY_CPL0 && in->operand_size == x->code_size; break;
     case KIND_CLI:
     case KIND_STI: ok = (x->key & KEY_CPL0) != 0 && !(x->key & KEY_REAL); break;
     case KIND_STAC:
