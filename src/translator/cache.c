@@ -34,6 +34,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "memory/huge.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -81,13 +82,17 @@ static void names_free(struct ram_block *ram)
     release(n, sizeof(*n) + names_size(ram));
 }
 
-enum { GUARD = 64 * 1024, INSN_REACH = 14, BLOCK_ROOM = 64 * 1024, REGION_MIN = 4 * 1024 * 1024 };
+enum {
+    GUARD = HUGE_PAGE_SIZE,
+    INSN_REACH = 14,
+    BLOCK_ROOM = 64 * 1024,
+    REGION_MIN = 4 * 1024 * 1024
+};
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
 {
-    uint8_t *all = mmap(NULL, size + 2 * GUARD, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *all = huge_reserve(size + 2 * GUARD);
 
     if (all == MAP_FAILED)
         return NULL;
@@ -107,6 +112,8 @@ int cache_new(struct translator *t, struct error *err)
                          strerror(errno));
     t->rw = map_guarded(t->fd, t->size, PROT_READ | PROT_WRITE);
     t->rx = map_guarded(t->fd, t->size, PROT_READ | PROT_EXEC);
+    if (t->rw)
+        t->huge = huge_watch(t->rw, t->size, t->fd);
     t->hash = reserve(sizeof(*t->hash) << BLOCK_HASH_BITS);
     t->blocks = reserve(sizeof(*t->blocks) * MAX_BLOCKS);
     t->pages = reserve(sizeof(*t->pages) * MAX_PAGES);
@@ -124,6 +131,7 @@ int cache_new(struct translator *t, struct error *err)
 
 void cache_free(struct translator *t)
 {
+    huge_unwatch(t->huge);
     if (t->rw)
         munmap(t->rw - GUARD, t->size + 2 * GUARD);
     if (t->rx)

@@ -220,6 +220,7 @@ struct translator {
     pthread_mutex_t lock; /* everything below but where said */
     struct translator_options options;
     uint8_t *rw, *rx; /* the two mappings of the cache */
+    struct huge_area *huge;
     int fd;
     uint32_t size, used, first; /* first: behind the stubs */
     struct bt_stubs stub;
