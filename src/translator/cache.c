@@ -295,8 +295,8 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
         if (atomic_fetch_and(flags, (unsigned char)~RAM_WRITE_CACHED) & RAM_WRITE_CACHED) {
-            mmu_drop_writes(c->cpu, ram->host + (offset & ~UINT64_C(0xfff)));
-            drop_writes_elsewhere(t, c);
+            if (mmu_drop_writes(c->cpu, ram, offset))
+                drop_writes_elsewhere(t, c);
         }
     }
     if (others_hold_writes(t, c))

@@ -37,7 +37,7 @@ static bool options_are_set;
 
 void translator_options_default(struct translator_options *o)
 {
-    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 3};
+    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 1};
 }
 
 void translator_options_set(const struct translator_options *o)
