@@ -34,6 +34,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "memory/huge.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -81,13 +82,17 @@ static void names_free(struct ram_block *ram)
     release(n, sizeof(*n) + names_size(ram));
 }
 
-enum { GUARD = 64 * 1024, INSN_REACH = 14, BLOCK_ROOM = 64 * 1024, REGION_MIN = 4 * 1024 * 1024 };
+enum {
+    GUARD = HUGE_PAGE_SIZE,
+    INSN_REACH = 14,
+    BLOCK_ROOM = 64 * 1024,
+    REGION_MIN = 4 * 1024 * 1024
+};
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
 {
-    uint8_t *all = mmap(NULL, size + 2 * GUARD, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *all = huge_reserve(size + 2 * GUARD);
 
     if (all == MAP_FAILED)
         return NULL;
@@ -107,6 +112,8 @@ int cache_new(struct translator *t, struct error *err)
                          strerror(errno));
     t->rw = map_guarded(t->fd, t->size, PROT_READ | PROT_WRITE);
     t->rx = map_guarded(t->fd, t->size, PROT_READ | PROT_EXEC);
+    if (t->rw)
+        t->huge = huge_watch(t->rw, t->size, t->fd);
     t->hash = reserve(sizeof(*t->hash) << BLOCK_HASH_BITS);
     t->blocks = reserve(sizeof(*t->blocks) * MAX_BLOCKS);
     t->pages = reserve(sizeof(*t->pages) * MAX_PAGES);
@@ -124,6 +131,7 @@ int cache_new(struct translator *t, struct error *err)
 
 void cache_free(struct translator *t)
 {
+    huge_unwatch(t->huge);
     if (t->rw)
         munmap(t->rw - GUARD, t->size + 2 * GUARD);
     if (t->rx)
@@ -287,8 +295,8 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
         if (atomic_fetch_and(flags, (unsigned char)~RAM_WRITE_CACHED) & RAM_WRITE_CACHED) {
-            mmu_drop_writes(c->cpu, ram->host + (offset & ~UINT64_C(0xfff)));
-            drop_writes_elsewhere(t, c);
+            if (mmu_drop_writes(c->cpu, ram, offset))
+                drop_writes_elsewhere(t, c);
         }
     }
     if (others_hold_writes(t, c))
@@ -304,28 +312,6 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
 }
 
 /* ---- blocks --------------------------------------------------------------------------------- */
-
-static uint32_t hash_of(uint32_t page, unsigned offset, uint32_t key)
-{
-    uint64_t h = ((uint64_t)page << 12 | offset) * UINT64_C(0x9e3779b97f4a7c15) ^
-                 (uint64_t)key * UINT64_C(0xc2b2ae3d27d4eb4f);
-
-    return (uint32_t)(h >> (64 - BLOCK_HASH_BITS));
-}
-
-struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key)
-{
-    uint32_t i = __atomic_load_n(&t->hash[hash_of(page, offset, key)], __ATOMIC_ACQUIRE);
-
-    while (i) {
-        struct block *b = &t->blocks[i];
-
-        if (b->page == page && b->offset == offset && b->key == key)
-            return b;
-        i = __atomic_load_n(&b->next, __ATOMIC_ACQUIRE);
-    }
-    return NULL;
-}
 
 typedef uint64_t granule_set[GRANULE_WORDS];
 

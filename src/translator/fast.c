@@ -308,6 +308,52 @@ static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
     return (uint64_t)(uintptr_t)c->t->stub.pass;
 }
 
+/* ---- other blocks ---------------------------------------------------------------------------- */
+
+/* A check of several accesses has failed: go on with single ones, where there is such a block. */
+static uint64_t check_each(struct bt_cpu *c, const struct site *s)
+{
+    struct translator *t = c->t;
+    struct block *failed = &t->blocks[s->block], *b;
+
+    if (c->check || s->resume || failed->key & KEY_SINGLE ||
+        failed->failures == MANY_FAILURES - 1 || /* that is for bt_slow() */
+        !atomic_load_explicit(&c->context->poll, memory_order_relaxed))
+        return 0;
+    b = block_find(t, failed->page, (unsigned)s->offset, failed->key | KEY_SINGLE);
+    if (!b)
+        return 0;
+    if (failed->failures < MANY_FAILURES)
+        failure_counts(failed);
+    c->count[COUNT_CHECK_WIDE]++;
+    return (uint64_t)(uintptr_t)(t->rx + b->entry_saved);
+}
+
+/* An indirect branch to a block that is not in the jump table. */
+static uint64_t indirect(struct bt_cpu *c)
+{
+    struct cpu *cpu = c->cpu;
+    struct bt_context *x = c->context;
+    uint64_t rip = x->target;
+    uint32_t *slot;
+    struct block *b;
+
+    if (c->check || !(c->key & KEY_FLAT_CODE) ||
+        !atomic_load_explicit(&x->poll, memory_order_relaxed) ||
+        (cpu->code_size == 8 ? !is_canonical_rip(cpu, rip) : rip > UINT32_MAX))
+        return 0;
+    slot = name_slot(cpu, rip);
+    b = slot && *slot
+            ? block_find(c->t, *slot, (unsigned)(rip & 0xfff), c->key & ~(uint32_t)KEY_SINGLE)
+            : NULL;
+    if (!b || b->failures >= MANY_FAILURES)
+        return 0;
+    jump_remember(c, b, rip);
+    x->page_rip = rip & ~UINT64_C(0xfff);
+    c->count[COUNT_INDIRECT]++;
+    return (uint64_t)(uintptr_t)(c->t->rx + b->entry_saved);
+}
+
 /* ---- the door ------------------------------------------------------------------------------- */
 
 uint64_t bt_fast(struct cpu *cpu)
@@ -331,11 +377,15 @@ uint64_t bt_fast(struct cpu *cpu)
         }
         return 0;
     }
-    if (s->kind != SITE_CHECK || s->access >= MMU_ACCESSES)
+    if (s->kind == SITE_INDIRECT)
+        return indirect(c);
+    if (s->kind != SITE_CHECK)
         return 0;
+    if (s->access >= MMU_ACCESSES)
+        return check_each(c, s);
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
-        return 0;
+        return check_each(c, s);
     if (device_page(c, x->a))
         return 0;
     page = (x->a - 1) << 12;

@@ -180,6 +180,8 @@ struct block {
 };
 #define JUMP_RIP_MANY UINT64_MAX
 
+enum { MANY_FAILURES = 64, FAILURES_TIME = 500 }; /* of a block's wide checks */
+
 enum { GRANULE_BITS = 4, GRANULE_WORDS = (4096 >> GRANULE_BITS) / 64 };
 
 struct code_page {
@@ -238,6 +240,7 @@ struct translator {
     pthread_mutex_t lock; /* everything below but where said */
     struct translator_options options;
     uint8_t *rw, *rx; /* the two mappings of the cache */
+    struct huge_area *huge;
     int fd;
     uint32_t size, used, first; /* first: behind the stubs */
     struct bt_stubs stub;
@@ -332,6 +335,16 @@ static inline uint64_t now_ns(void)
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
+static inline uint8_t *cache_rw(struct translator *t, uint32_t at)
+{
+    return t->rw + at;
+}
+
+static inline const uint8_t *cache_rx(struct translator *t, uint32_t at)
+{
+    return t->rx + at;
+}
+
 static inline unsigned warm_index(const uint8_t *host)
 {
     return (uintptr_t)host * UINT64_C(0x9e3779b97f4a7c15) >> 48;
@@ -354,7 +367,30 @@ uint32_t page_find(struct translator *t, struct ram_block *ram, uint64_t offset)
 uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram, uint64_t offset,
                    uint32_t *out);
 
-struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key);
+static inline uint32_t hash_of(uint32_t page, unsigned offset, uint32_t key)
+{
+    uint64_t h = ((uint64_t)page << 12 | offset) * UINT64_C(0x9e3779b97f4a7c15) ^
+                 (uint64_t)key * UINT64_C(0xc2b2ae3d27d4eb4f);
+
+    return (uint32_t)(h >> (64 - BLOCK_HASH_BITS));
+}
+
+/* Without the lock; uses general registers only. */
+static inline struct block *block_find(struct translator *t, uint32_t page, unsigned offset,
+                                       uint32_t key)
+{
+    uint32_t i = __atomic_load_n(&t->hash[hash_of(page, offset, key)], __ATOMIC_ACQUIRE);
+
+    while (i) {
+        struct block *b = &t->blocks[i];
+
+        if (b->page == page && b->offset == offset && b->key == key)
+            return b;
+        i = __atomic_load_n(&b->next, __ATOMIC_ACQUIRE);
+    }
+    return NULL;
+}
+
 void block_insert(struct translator *t, struct block *b);
 void block_invalidate(struct translator *t, struct block *b);
 /* Nobody comes to it any more but through the hash. Lock held. */
@@ -516,6 +552,52 @@ static inline void area_choose(struct bt_cpu *c, bool ac, uint32_t key)
                       : 0;
 }
 
+/* The name of the page of code at `linear`, 0 when it has none. Needs a fetch entry in the TLB. */
+static inline uint32_t *name_slot(struct cpu *cpu, gva linear)
+{
+    struct tlb_table *t = cpu->tlb->table[cpu->mmu_mode];
+    unsigned i = (uint16_t)tlb_tag(linear);
+
+    if (t->ways[MMU_FETCH].tag[i] != tlb_tag(linear))
+        return NULL;
+    return (uint32_t *)&t->code[i];
+}
+
+/* The entry of the jump table for `rip`, which is where `b` starts. */
+static inline void jump_remember(struct bt_cpu *c, struct block *b, uint64_t rip)
+{
+    struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
+    struct tlb_jump *j = jump_of(table, rip);
+
+    if (!(b->key & KEY_FLAT_CODE) || c->check || c->single)
+        return;
+    block_jump(b, rip);
+    j->rip = rip;
+    j->code = cache_rx(c->t, b->entry_saved);
+    table->jumps_used = true;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!b->valid)
+        j->rip = tlb_no_rip(
+            (unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
+}
+
+/*
+ * A check of several accesses failed where each alone might not: at a page's end, or because of one
+ * that never can. That costs some ten nanoseconds; single checks cost every execution a few. So
+ * only a block that fails again and again within a short time gets them: nobody comes to it any
+ * more then, and one with single checks is made. Whether this was the last time.
+ */
+static inline bool failure_counts(struct block *b)
+{
+    uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> 10);
+
+    if (now - b->failing_since > FAILURES_TIME)
+        b->failures = 0;
+    if (!b->failures)
+        b->failing_since = now;
+    return ++b->failures == MANY_FAILURES;
+}
+
 static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x, int32_t offset)
 {
     uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
@@ -575,15 +657,5 @@ void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const 
 /* Each when there is a map. */
 void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);
-
-static inline uint8_t *cache_rw(struct translator *t, uint32_t at)
-{
-    return t->rw + at;
-}
-
-static inline const uint8_t *cache_rx(struct translator *t, uint32_t at)
-{
-    return t->rx + at;
-}
 
 #endif

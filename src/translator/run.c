@@ -30,14 +30,14 @@
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { MANY_FAILURES = 64, FAILURES_TIME = 2500, COLD_STRETCH = 64, TICK_TSC = 100000 };
+enum { COLD_STRETCH = 64, TICK_TSC = 100000 };
 
 static struct translator_options options_now;
 static bool options_are_set;
 
 void translator_options_default(struct translator_options *o)
 {
-    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 3};
+    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 1};
 }
 
 void translator_options_set(const struct translator_options *o)
@@ -153,17 +153,6 @@ static void limits_set(struct cpu *cpu, struct bt_context *x)
 static gva linear_rip(const struct cpu *cpu)
 {
     return cpu->code_size == 8 ? cpu->rip : (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
-}
-
-/* The name of the page of code at `linear`, 0 when it has none. Needs a fetch entry in the TLB. */
-static uint32_t *name_slot(struct cpu *cpu, gva linear)
-{
-    struct tlb_table *t = cpu->tlb->table[cpu->mmu_mode];
-    unsigned i = (uint16_t)tlb_tag(linear);
-
-    if (t->ways[MMU_FETCH].tag[i] != tlb_tag(linear))
-        return NULL;
-    return (uint32_t *)&t->code[i];
 }
 
 /* All of the page within the code segment? */
@@ -319,24 +308,6 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     return b;
 }
 
-static void jump_remember(struct bt_cpu *c, struct block *b)
-{
-    struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
-    uint64_t rip = c->cpu->rip;
-    struct tlb_jump *j = jump_of(table, rip);
-
-    if (!(b->key & KEY_FLAT_CODE) || c->check || c->single)
-        return;
-    block_jump(b, rip);
-    j->rip = rip;
-    j->code = cache_rx(c->t, b->entry_saved);
-    table->jumps_used = true;
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!b->valid)
-        j->rip = tlb_no_rip(
-            (unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
-}
-
 /* The jump entries of a table are for one key. */
 static void key_switch(struct bt_cpu *c, struct tlb_table *table, uint32_t key)
 {
@@ -387,23 +358,10 @@ static uint64_t go_on(struct bt_cpu *c, const struct block *b)
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
-/*
- * A check of several accesses failed where each alone might not: at a page's end, or because of one
- * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
- * only a block that fails again and again within a short time gets them: nobody comes to it any
- * more then, and one with single checks is made.
- */
+/* Nobody comes to a block any more whose checks have failed too often. */
 static void check_failed(struct translator *t, struct block *b)
 {
-    uint32_t now = (uint32_t)(rdtsc() >> 10);
-
-    if (b->failures >= MANY_FAILURES)
-        return;
-    if (now - b->failing_since > FAILURES_TIME)
-        b->failures = 0;
-    if (!b->failures)
-        b->failing_since = now;
-    if (++b->failures < MANY_FAILURES)
+    if (b->failures >= MANY_FAILURES || !failure_counts(b))
         return;
     pthread_mutex_lock(&t->lock);
     block_forget(t, b);
@@ -643,7 +601,7 @@ uint64_t bt_slow(struct cpu *cpu)
         b = block_known(c, key);
         if (!b)
             break;
-        jump_remember(c, b);
+        jump_remember(c, b, cpu->rip);
         return go_on(c, b);
     }
     case SITE_POLL:
@@ -741,7 +699,7 @@ void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
     flags_out(cpu, x);
     x->vec_resume = key & KEY_USER ? 1 : 0;
     area_enter(c, key);
-    jump_remember(c, b);
+    jump_remember(c, b, cpu->rip);
     c->single = false;
     c->count[COUNT_ENTER]++;
     c->t->stub.enter(cpu, block_body(c->t, b));
