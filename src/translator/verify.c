@@ -36,7 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TERMS = 5, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 1 << 14, MAX_TIMES = 400 };
+enum { TERMS = 8, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 1 << 14, MAX_TIMES = 400 };
 
 struct term {
     uint32_t symbol;
