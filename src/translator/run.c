@@ -476,6 +476,30 @@ static uint64_t help_one(struct bt_cpu *c, const struct site *s, uint32_t key, b
                : 0;
 }
 
+/* Wherever an instruction has led, into another mode perhaps (an exception): on from there without
+ * a turn of the loop, where the block exists. */
+static uint64_t go_anywhere(struct bt_cpu *c)
+{
+    struct cpu *cpu = c->cpu;
+    struct block *b;
+    uint32_t key;
+
+    if (c->check || atomic_load(&c->t->stop) || interp_needed(cpu))
+        return 0;
+    key = key_of(cpu);
+    b = block_known(c, key);
+    if (!b)
+        return 0;
+    if (cpu->code_size != 8)
+        limits_set(cpu, c->context);
+    key_enter(c, key);
+    area_enter(c, key);
+    jump_remember(c, b, cpu->rip);
+    if (key & KEY_USER)
+        c->context->vec_resume |= 1;
+    return go_on(c, b);
+}
+
 /* A page that the TLB cannot be filled with, where an access is to be interpreted. */
 static void device_note(struct bt_cpu *c, uint64_t tag, enum mmu_access access)
 {
@@ -544,7 +568,7 @@ uint64_t bt_slow(struct cpu *cpu)
         }
         next = rip_at(cpu, x, s->offset + s->length);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
-            break;
+            return go_anywhere(c);
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
     case SITE_HELP:
@@ -552,7 +576,7 @@ uint64_t bt_slow(struct cpu *cpu)
         cpu->rip = rip_at(cpu, x, s->offset);
         next = help_one(c, s, key, &done);
         if (done)
-            return next;
+            return next ? next : go_anywhere(c);
         /* fall through */
     case SITE_FAST:
     case SITE_INTERP:
@@ -568,7 +592,7 @@ uint64_t bt_slow(struct cpu *cpu)
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next) {
             if (s->kind == SITE_FAST && s->helper == FAST_IRET)
                 fast_learn(c);
-            break;
+            return go_anywhere(c);
         }
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
