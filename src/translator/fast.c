@@ -282,22 +282,6 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
 
 /* ---- data beside code ----------------------------------------------------------------------- */
 
-/* The address of the write that site `s` is the check of. */
-static gva site_address(const struct cpu *cpu, const struct bt_context *x, const struct site *s)
-{
-    uint64_t a = (uint64_t)(int64_t)s->disp;
-
-    if (s->base != BASE_NONE)
-        a += s->base == BASE_RIP ? x->page_rip : cpu->gpr[s->base];
-    if (s->index != BASE_NONE)
-        a += cpu->gpr[s->index] * s->scale;
-    if (s->address_size < 8)
-        a &= s->address_size == 4 ? UINT32_MAX : UINT16_MAX;
-    if (s->segment != SEG_NONE)
-        a += cpu->seg[s->segment].base;
-    return cpu->code_size == 8 ? a : (uint32_t)a;
-}
-
 /*
  * A write to a page of code that touches no code: pass the check for this once. Between the look at
  * the granules and the write nobody may make a block from what is written: page_close() looks at
@@ -307,7 +291,7 @@ static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
 {
     struct bt_context *x = c->context;
     struct cpu *cpu = c->cpu;
-    gva linear = site_address(cpu, x, s);
+    gva linear = site_linear(cpu, x, s);
     const uint8_t *host = tlb_find_code(cpu->tlb->table[cpu->mmu_mode], linear, s->size);
     uint32_t name = host ? page_of_host(c->t, host) : 0;
     struct code_page *p = &c->t->pages[name];
@@ -402,6 +386,8 @@ uint64_t bt_fast(struct cpu *cpu)
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
         return check_each(c, s);
+    if (device_page(c, x->a))
+        return 0;
     page = (x->a - 1) << 12;
     if (s->pass && cpu->tlb->table[mode]->ways[MMU_WRITE].tag[x->c] == (x->a | TLB_ASK)) {
         next = write_beside_code(c, s);

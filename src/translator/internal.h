@@ -96,10 +96,26 @@ enum site_kind {
     SITE_FAST,     /* bt_fast() executes one instruction: enum fast_op */
     SITE_EXIT,     /* end of translation at `offset`, without a link */
     SITE_FAULT,    /* a host fault: context.fault_offset */
+    SITE_HELP,     /* help() executes one instruction: enum help_op */
 };
 
 /* sites[].helper of SITE_FAST; fast.c */
 enum fast_op { FAST_STRING, FAST_SYSCALL, FAST_SYSRET, FAST_IRET, FAST_OPS };
+
+/* sites[].helper of SITE_HELP; help.c. What each finds in its site is said there. */
+enum help_op {
+    HELP_IN,
+    HELP_OUT,
+    HELP_RDMSR,
+    HELP_WRMSR,
+    HELP_CPUID,
+    HELP_FROM_CR8,
+    HELP_TO_CR,
+    HELP_TO_CR3,
+    HELP_INVLPG,
+    HELP_PAUSE,
+    HELP_OPS,
+};
 
 /* Sites that no block owns. */
 enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
@@ -118,7 +134,8 @@ struct site {
     bool known;      /* false: nothing is relied on */
     uint16_t writes; /* bit n: GPR n may change, whatever to */
     int8_t stack;    /* RSP moves by this, if it is not one of those */
-    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
+    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. HELP:
+     * operands. */
     uint32_t pass;
     int32_t disp;
     uint8_t base, index, scale, segment, address_size, size;
@@ -210,6 +227,7 @@ struct bt_stubs {
     void (*enter)(struct cpu *cpu, const void *code);
     const uint8_t *leave_hw, *leave_saved; /* context.site is set */
     const uint8_t *leave_fast;             /* the same for SITE_FAST, with all registers saved */
+    const uint8_t *leave_slow;             /* for SITE_HELP, flags saved: past bt_fast() */
     const uint8_t *indirect_miss;          /* RCX: target, which has no jump entry; flags saved */
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
@@ -250,7 +268,7 @@ struct translator {
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
 
-enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16 };
+enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16, DEVICE_PAGES = 8, DEVICE_TIMES = 256 };
 
 enum bt_counter {
     COUNT_ENTER,
@@ -289,6 +307,7 @@ struct bt_cpu {
     uint64_t last_tick;
     uint64_t count[COUNTERS];
     uint64_t slow_fast[FAST_OPS]; /* SITE_FAST that went to the interpreter */
+    uint64_t helped[HELP_OPS];    /* SITE_HELP that did not */
     uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
     uint8_t *warm;                /* counters of cold code, by hash */
     /* What the last returns to a less privileged level loaded, and from which descriptors. */
@@ -296,6 +315,13 @@ struct bt_cpu {
         uint64_t gdt, raw_cs, raw_ss;
         struct segment cs, ss;
     } returned;
+    /* Pages seen to be devices': for `left` times nobody tries to fill the TLB with them. A hint;
+     * by the tag's low bits. */
+    struct device_page {
+        uint64_t tag; /* 0: none */
+        const struct tlb_table *table;
+        unsigned left;
+    } device[DEVICE_PAGES];
     struct check *check; /* NULL: options.check is off */
     bool left;           /* with check: the next instruction is to be interpreted */
     bool differs;        /* a check has failed */
@@ -439,6 +465,18 @@ uint64_t bt_slow(struct cpu *cpu);
 /* Run a block from the loop. */
 void enter_block(struct bt_cpu *c, struct block *b, uint32_t key);
 
+/* ---- help.c --------------------------------------------------------------------------------- */
+
+/* Execute the instruction of site `s`, all but RIP, which is its own. False: nothing was done, the
+ * interpreter must have it. Does not raise. */
+bool help(struct bt_cpu *c, const struct site *s);
+/* May linear addresses lead elsewhere afterwards? Then nothing that was looked up counts any more,
+ * and the block ends there. */
+static inline bool help_remaps(unsigned op)
+{
+    return op == HELP_TO_CR3 || op == HELP_INVLPG;
+}
+
 /* ---- check.c -------------------------------------------------------------------------------- */
 
 void check_new(struct bt_cpu *c);
@@ -565,6 +603,33 @@ static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x,
     uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
 
     return cpu->code_size == 8 ? rip : (uint32_t)rip;
+}
+
+/* The linear address that the operand fields of a site stand for. */
+static inline gva site_linear(const struct cpu *cpu, const struct bt_context *x,
+                              const struct site *s)
+{
+    uint64_t a = (uint64_t)(int64_t)s->disp;
+
+    if (s->base != BASE_NONE)
+        a += s->base == BASE_RIP ? x->page_rip : cpu->gpr[s->base];
+    if (s->index != BASE_NONE)
+        a += cpu->gpr[s->index] * s->scale;
+    if (s->address_size < 8)
+        a &= s->address_size == 4 ? UINT32_MAX : UINT16_MAX;
+    if (s->segment != SEG_NONE)
+        a += cpu->seg[s->segment].base;
+    return cpu->code_size == 8 ? a : (uint32_t)a;
+}
+
+/* The page with this tag in the TLB, if it was last seen to be a device's. */
+static inline struct device_page *device_page(struct bt_cpu *c, uint64_t tag)
+{
+    struct device_page *d = &c->device[tag % DEVICE_PAGES];
+
+    return tag && d->tag == tag && d->table == c->cpu->tlb->table[c->cpu->mmu_mode] && d->left
+               ? d
+               : NULL;
 }
 
 /* ---- fast.c --------------------------------------------------------------------------------- */

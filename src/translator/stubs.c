@@ -6,7 +6,8 @@
  * is compiled for general registers and answers the common question (a TLB entry to fill) with an
  * address to go on at. When it has no answer, the rest is saved, the vector and x87 state too if it
  * is in the registers, and bt_slow() does whatever is to be done, with all of struct cpu valid but
- * RIP and the status flags, which it works out itself.
+ * RIP and the status flags, which it works out itself. What only bt_slow() can do goes there at
+ * once.
  */
 #include "translator/internal.h"
 
@@ -226,6 +227,14 @@ void stubs_make(struct translator *t)
     move_guest(e, true, false);
     emit_load(e, RSP, CTX(host_sp), 8);
     RAW("\xff\xe0"); /* jmp rax */
+
+    /* leave_slow: the same, but bt_fast() has nothing to say. */
+    align(e);
+    t->stub.leave_slow = rx_of(t, e->at);
+    move_guest(e, false, true);
+    move_guest(e, false, false);
+    emit_store(e, CTX(host_sp), RSP, 8);
+    emit_load(e, RSP, CTX(c_sp), 8);
 
     emit_fix(e, none, e->at);
     emit_fix(e, none2, e->at);
