@@ -137,12 +137,7 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
 static void mode_set(struct cpu *cpu, unsigned cpl)
 {
     cpu->cpl = (uint8_t)cpl;
-    if (cpl == 3)
-        cpu->mmu_mode = MMU_USER;
-    else if (cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC))
-        cpu->mmu_mode = MMU_KERNEL;
-    else
-        cpu->mmu_mode = MMU_KERNEL_AC;
+    cpu->mmu_mode = (uint8_t)mmu_mode_of(cpu, cpl);
 }
 
 /* 64-bit code and its stack, as SYSCALL and SYSRET make them. */
@@ -166,7 +161,7 @@ static uint64_t syscall_(struct bt_cpu *c, const struct site *s)
     struct cpu *cpu = c->cpu;
     uint16_t cs = (uint16_t)(cpu->star >> 32) & 0xfffc;
 
-    if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_USER) || !is_canonical_rip(cpu, cpu->lstar))
+    if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_USER) || !cpu_is_canonical(cpu, cpu->lstar))
         return 0;
     flags_in(cpu, c->context);
     cpu->gpr[GPR_RCX] = rip_at(cpu, c->context, s->offset + s->length);
@@ -184,7 +179,7 @@ static uint64_t sysret(struct bt_cpu *c, const struct site *s)
     uint64_t flags = (cpu->gpr[GPR_R11] & 0x3c7fd7) | RFLAGS_FIXED;
 
     if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_CPL0) ||
-        !is_canonical_rip(cpu, cpu->gpr[GPR_RCX]) || flags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC) ||
+        !cpu_is_canonical(cpu, cpu->gpr[GPR_RCX]) || flags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC) ||
         events(cpu))
         return 0;
     cpu->rip = cpu->gpr[GPR_RCX];
@@ -229,14 +224,6 @@ void fast_learn(struct bt_cpu *c)
     c->returned.gdt = cpu->gdtr.base;
 }
 
-/* Would a return to level 3 make it null? */
-static bool dies_at_level_3(const struct segment *g)
-{
-    bool conforming = (g->attr & (ATTR_CODE | ATTR_CONFORMING)) == (ATTR_CODE | ATTR_CONFORMING);
-
-    return !(g->attr & ATTR_NULL) && (g->attr & ATTR_DPL) != ATTR_DPL && !conforming;
-}
-
 /* To 64-bit code of the same level, or of level 3 as last time. */
 static uint64_t iret(struct bt_cpu *c, const struct site *s)
 {
@@ -253,7 +240,7 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
     rsp = *(const volatile mmu_u64 *)(p + 24);
     ss = *(const volatile mmu_u64 *)(p + 32);
     if (flags & ~(plain | RFLAGS_IOPL) || flags & (RFLAGS_TF | RFLAGS_NT) ||
-        !is_canonical_rip(cpu, rip))
+        !cpu_is_canonical(cpu, rip))
         return 0;
     if (cs == cpu->seg[SEG_CS].selector && ss == cpu->seg[SEG_SS].selector && !(cs & 3)) {
         cpu->gpr[GPR_RSP] = rsp;
@@ -268,8 +255,8 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
     if (!descriptor(cpu, (uint16_t)cs, &raw) || raw != c->returned.raw_cs ||
         !descriptor(cpu, (uint16_t)ss, &raw) || raw != c->returned.raw_ss)
         return 0;
-    if (dies_at_level_3(&cpu->seg[SEG_DS]) || dies_at_level_3(&cpu->seg[SEG_ES]) ||
-        dies_at_level_3(&cpu->seg[SEG_FS]) || dies_at_level_3(&cpu->seg[SEG_GS]))
+    if (!segment_survives(&cpu->seg[SEG_DS], 3) || !segment_survives(&cpu->seg[SEG_ES], 3) ||
+        !segment_survives(&cpu->seg[SEG_FS], 3) || !segment_survives(&cpu->seg[SEG_GS], 3))
         return 0;
     cpu->gpr[GPR_RSP] = rsp;
     cpu->rip = rip;
@@ -340,7 +327,7 @@ static uint64_t indirect(struct bt_cpu *c)
 
     if (c->check || !(c->key & KEY_FLAT_CODE) ||
         !atomic_load_explicit(&x->poll, memory_order_relaxed) ||
-        (cpu->code_size == 8 ? !is_canonical_rip(cpu, rip) : rip > UINT32_MAX))
+        (cpu->code_size == 8 ? !cpu_is_canonical(cpu, rip) : rip > UINT32_MAX))
         return 0;
     slot = name_slot(cpu, rip);
     b = slot && *slot

@@ -493,20 +493,14 @@ void check_sabotage(const struct translator *t, struct bt_insn *in);
 /* Where GS points, by us on this thread. */
 void gs_set(struct translator *t, struct tlb_table *area);
 
-static inline bool is_canonical_rip(const struct cpu *cpu, uint64_t rip)
-{
-    return (uint64_t)sign_extend(rip, cpu->cr4 & CR4_LA57 ? 57 : 48) == rip;
-}
-
 static inline void flags_in(struct cpu *cpu, const struct bt_context *x)
 {
-    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (x->flags >> 8 & 0xd5) |
-                  (uint64_t)(x->flags & 1) << 11;
+    cpu_flags_unpack(cpu, x->flags);
 }
 
 static inline void flags_out(const struct cpu *cpu, struct bt_context *x)
 {
-    x->flags = (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
+    x->flags = cpu_flags_pack(cpu);
 }
 
 /* Other blocks than before are entered: their kind, and their stack of paired calls. */

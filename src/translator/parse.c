@@ -838,21 +838,6 @@ static bool form_of_mnemonic(struct form *f, uint16_t mnemonic, unsigned operand
     return false;
 }
 
-static bool needs_distinct_registers(uint16_t mnemonic)
-{
-    switch (mnemonic) {
-    case ZYDIS_MNEMONIC_VFCMADDCPH:
-    case ZYDIS_MNEMONIC_VFCMADDCSH:
-    case ZYDIS_MNEMONIC_VFCMULCPH:
-    case ZYDIS_MNEMONIC_VFCMULCSH:
-    case ZYDIS_MNEMONIC_VFMADDCPH:
-    case ZYDIS_MNEMONIC_VFMADDCSH:
-    case ZYDIS_MNEMONIC_VFMULCPH:
-    case ZYDIS_MNEMONIC_VFMULCSH: return true;
-    default: return false;
-    }
-}
-
 /* Everything about a form, from its key. */
 static void form_fill(struct form *f, uint64_t key)
 {
@@ -910,7 +895,7 @@ static void form_fill(struct form *f, uint64_t key)
         return;
     }
     f->known = true;
-    f->distinct = needs_distinct_registers(in.mnemonic);
+    f->distinct = simd_is_complex_fp16(in.mnemonic);
     o->operand_size = in.operand_size;
     o->reg_is_opcode = modrm && !reg_named;
     o->imm_size = (uint8_t)(d.raw.imm[0].size / 8 + d.raw.imm[1].size / 8);

@@ -276,7 +276,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     uint8_t *warm;
 
     c->key_now = key;
-    if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip))
+    if (cpu->code_size == 8 && !cpu_is_canonical(cpu, cpu->rip))
         return NULL;
     host = code_host(cpu, linear);
     if (!host || !page_in_segment(cpu, linear))
@@ -613,7 +613,7 @@ uint64_t bt_slow(struct cpu *cpu)
 
         c->count[COUNT_INDIRECT]++;
         cpu->rip = x->target;
-        if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip)) {
+        if (cpu->code_size == 8 && !cpu_is_canonical(cpu, cpu->rip)) {
             /* #GP belongs to the branch. */
             cpu->rip = rip_at(cpu, x, from->offset);
             cpu->gpr[GPR_RSP] -= (uint64_t)(int64_t)(int32_t)from->link;

@@ -279,6 +279,14 @@ static inline uint8_t *tlb_find_code(const struct tlb_table *t, gva linear, unsi
     return (uint8_t *)(linear + t->ways[MMU_WRITE].addend[i]);
 }
 
+/* The mode of plain accesses at this privilege level. */
+static inline enum mmu_mode mmu_mode_of(const struct cpu *cpu, unsigned cpl)
+{
+    if (cpl == 3)
+        return MMU_USER;
+    return cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC) ? MMU_KERNEL : MMU_KERNEL_AC;
+}
+
 static inline uint8_t *tlb_lookup(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode,
                                   enum mmu_access access)
 {
