@@ -1330,6 +1330,13 @@ static void place_operand(struct placing *p, unsigned role, unsigned guest, unsi
         place(p, role, guest, force, read || (write && size < 4), write, free_scratch);
 }
 
+/* DIV and IDIV leave the flags undefined, that is, on most processors, as they were. */
+static bool divides(const struct bt_insn *in)
+{
+    return in->encoding == ENC_LEGACY && !in->map && (in->opcode == 0xf6 || in->opcode == 0xf7) &&
+           in->reg_is_opcode && in->reg >= 6;
+}
+
 static void emit_copy(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];
@@ -1339,7 +1346,7 @@ static void emit_copy(struct xlate *x)
     bool uses_rax = implicit & BIT(GPR_RAX), uses_rcx = implicit & BIT(GPR_RCX);
     bool mem = in->rm_kind == RM_MEM && in->mem_size;
     bool high = in->reg_high || in->rm_high;
-    bool partial = in->flags_changed && in->flags_set != RFLAGS_STATUS;
+    bool partial = in->flags_changed && (in->flags_set != RFLAGS_STATUS || divides(in));
     bool want_flags;
     uint16_t free_scratch = BIT(RAX) | BIT(RCX);
     bool rm_memory = false;
