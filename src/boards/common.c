@@ -121,6 +121,14 @@ int board_add_isa(struct machine *m, bool pc, struct error *err)
     return r;
 }
 
+int board_add_devices(struct machine *m, struct error *err)
+{
+    for (unsigned i = 0; i < m->config.device_count; i++)
+        if (!device_add_text(m, m->config.devices[i], err))
+            return error_prefix(err, -err->code, "device %s: ", m->config.devices[i]);
+    return 0;
+}
+
 /* ---- PCI, as firmware leaves it ----------------------------------------------------------------
  */
 
@@ -337,8 +345,10 @@ int board_finish(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
     struct description d;
-    int r = 0;
+    int r = board_add_devices(m, err);
 
+    if (r < 0)
+        return r;
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
     if (m->config.kernel)

@@ -62,6 +62,8 @@ int board_tell_firmware(struct machine *m, struct error *err);
 
 /* Serial ports, debug ports, pvpanic; with `pc` also i8042 and port 0x92. */
 int board_add_isa(struct machine *m, bool pc, struct error *err);
+/* The devices that the user asked for. */
+int board_add_devices(struct machine *m, struct error *err);
 /* Open the kernel, if there is one, and set the load hook. The last step of a build. */
 int board_finish(struct machine *m, struct error *err);
 void board_free(struct machine *m);

@@ -34,6 +34,8 @@ struct run_options {
     const char *serial[4]; /* "none", "stdio", "file:PATH"; NULL: not given */
     unsigned serial_count;
     const char *debugcon, *firmware_log;
+    const char *drives[16]; /* "id=NAME,..." */
+    unsigned drive_count;
     const char *devices[32];      /* config.device_count of them */
     char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */

@@ -2,6 +2,7 @@
  * run.c - `hospes run`: from a command line to a running machine and an exit status.
  */
 #include "base/log.h"
+#include "block/disk.h"
 #include "boards/board.h"
 #include "chardev/chardev.h"
 #include "cli/cli.h"
@@ -171,6 +172,19 @@ static int set_firmware_vars(void *target, const char *value, struct error *err)
     return 0;
 }
 
+/* "id=NAME," and what disk_open() takes. */
+static int set_drive(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->drive_count == ARRAY_SIZE(o->drives))
+        return error_set(err, E2BIG, "there can be %zu drives", ARRAY_SIZE(o->drives));
+    if (strncmp(value, "id=", 3) || !strchr(value, ',') || value[3] == ',')
+        return error_set(err, EINVAL, "'%s' is not id=NAME,file=PATH,...", value);
+    o->drives[o->drive_count++] = value;
+    return 0;
+}
+
 static int set_device(void *target, const char *value, struct error *err)
 {
     struct run_options *o = target;
@@ -296,6 +310,7 @@ const struct option_spec run_option_specs[] = {
     {"firmware-log", 0, "WHERE", NULL, "what the firmware says for its developers (none)",
      set_firmware_log},
     {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
+    {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive},
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
@@ -385,6 +400,8 @@ struct session {
     struct console_actions actions;
     struct chardev *chardevs[6];
     unsigned count;
+    struct machine_backend drives[16];
+    unsigned drive_count;
 };
 
 static void quit(void *opaque)
@@ -448,6 +465,22 @@ static int open_backends(struct session *s, const struct run_options *o, struct 
     return r < 0 ? r : open_backend(s, o->firmware_log, &c->firmware_log, err);
 }
 
+static int open_drives(struct session *s, const struct run_options *o, struct error *err)
+{
+    for (unsigned i = 0; i < o->drive_count; i++) {
+        const char *id = o->drives[i] + 3, *comma = strchr(id, ',');
+        struct disk *disk = disk_open(comma + 1, err);
+
+        if (!disk)
+            return error_prefix(err, -err->code, "drive %.*s: ", (int)(comma - id), id);
+        s->drives[s->drive_count++] = (struct machine_backend){
+            .kind = "drive", .id = strndup(id, (size_t)(comma - id)), .object = disk};
+    }
+    s->machine->config.backends = s->drives;
+    s->machine->config.backend_count = s->drive_count;
+    return 0;
+}
+
 static int run(struct session *s, const struct run_options *o, struct error *err)
 {
     const struct board_type *board = board_find(o->config.board);
@@ -473,6 +506,8 @@ static int run(struct session *s, const struct run_options *o, struct error *err
         log_warn("engine %s translates nothing: the --bt options have no effect", engine->name);
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
+    if (!r)
+        r = open_drives(s, o, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
@@ -511,6 +546,10 @@ int command_run(int argc, char **argv)
         machine_free_devices(s.machine);
     for (unsigned i = 0; i < s.count; i++)
         chardev_free(s.chardevs[i]);
+    for (unsigned i = 0; i < s.drive_count; i++) {
+        disk_close(s.drives[i].object);
+        free((char *)s.drives[i].id);
+    }
     signal = console_close();
     machine_free(s.machine);
     if (signal) { /* die of it, so that the caller sees why */

@@ -30,6 +30,13 @@ enum machine_end {
     END_DEBUG,    /* isa-debug-exit; machine->debug_code has the value */
 };
 
+/* A host object that devices name: -device TYPE,drive=ID. Not owned. */
+struct machine_backend {
+    const char *kind; /* the property by which devices name it: "drive", "netdev", "chardev" */
+    const char *id;
+    void *object;
+};
+
 /* What the user chose; the board reads it. Strings are borrowed for the life of the machine. */
 struct machine_config {
     const char *board;  /* "pc", "q35", "microvm" */
@@ -48,6 +55,8 @@ struct machine_config {
     bool boot_menu;             /* the firmware shows one, and waits for a key */
     const char *const *devices; /* "TYPE,property=value,..."; by the board, in this order */
     unsigned device_count;
+    const struct machine_backend *backends;
+    unsigned backend_count;
     struct chardev *firmware_log; /* port 0x402 */
     struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
     struct chardev *debugcon;     /* port 0xe9 */
