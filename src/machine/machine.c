@@ -70,9 +70,28 @@ void machine_free(struct machine *m)
     memory_map_free(m->memory);
     memory_map_free(m->ports);
     ram_block_free(m->ram);
+    while (m->old_ram) {
+        struct machine_ram *next = m->old_ram->next;
+
+        ram_block_free(m->old_ram->block);
+        free(m->old_ram);
+        m->old_ram = next;
+    }
     for (unsigned i = 0; i < MACHINE_GSI_COUNT; i++)
         pthread_mutex_destroy(&m->gsi[i].lock);
     free(m);
+}
+
+void machine_release_ram(struct machine *m, struct ram_block *block)
+{
+    struct machine_ram *r;
+
+    if (!block)
+        return;
+    r = xcalloc(1, sizeof(*r));
+    r->block = block;
+    r->next = m->old_ram;
+    m->old_ram = r;
 }
 
 static int build_ram(struct machine *m, struct error *err)

@@ -76,6 +76,11 @@ struct board_type {
     void (*free)(struct machine *m); /* of board_data; devices are gone by then */
 };
 
+struct machine_ram {
+    struct machine_ram *next;
+    struct ram_block *block;
+};
+
 struct machine {
     struct machine_config config;
     struct clock *clock;
@@ -83,6 +88,7 @@ struct machine {
     struct memory_map *memory, *ports;
     struct ram_block *ram;
     uint64_t ram_below_4g, ram_above_4g; /* bytes; the split of `ram` */
+    struct machine_ram *old_ram;         /* given back by devices */
     struct cpu_model model;
     struct cpu *cpus[MACHINE_MAX_CPUS];
     unsigned cpu_count;
@@ -120,6 +126,10 @@ void machine_free(struct machine *m);
 /* RAM block, CPUs by config->cpu, the board's devices, the engine. */
 int machine_build(struct machine *m, const struct board_type *board,
                   const struct engine_ops *engine, struct error *err);
+
+/* For a block that was mapped (ROM, video memory) and no longer is: the engine may have notes of
+ * its pages still, so it is freed with the machine. NULL is nothing. */
+void machine_release_ram(struct machine *m, struct ram_block *block);
 
 int machine_start(struct machine *m, struct error *err); /* reset, load, start vCPU threads */
 void machine_pause(struct machine *m);                   /* returns when all vCPUs stand still */
