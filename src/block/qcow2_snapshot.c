@@ -4,7 +4,7 @@
  *
  * The order of steps is such that a power cut between any two leaves lost space or a flag that is
  * too careful (COPIED missing), and never two owners of one cluster who both write it:
- * counts up, COPIED off, table, header; and the other way round when one goes.
+ * COPIED off, counts up, table, header; and the other way round when one goes.
  */
 #include "block/qcow2.h"
 
@@ -183,21 +183,22 @@ static int unreference(struct qcow2 *q, const uint64_t *l1, uint32_t size)
     return r;
 }
 
-static int copied_of(struct qcow2 *q, uint64_t entry, uint64_t *out)
+static int copied_of(struct qcow2 *q, uint64_t entry, bool clear, uint64_t *out)
 {
-    uint64_t count, offset = entry & QCOW2_OFFSET_MASK;
-    int r;
+    uint64_t count = 0, offset = entry & QCOW2_OFFSET_MASK;
+    int r = 0;
 
     *out = entry;
     if (entry & QCOW2_COMPRESSED || !offset)
         return 0;
-    r = qcow2_refcount_locked(q, offset >> q->cluster_bits, &count);
+    if (!clear)
+        r = qcow2_refcount_locked(q, offset >> q->cluster_bits, &count);
     *out = count == 1 ? entry | QCOW2_COPIED : entry & ~QCOW2_COPIED;
     return r;
 }
 
-/* COPIED in the active tables says what the counts say. */
-static int settle_copied(struct qcow2 *q)
+/* COPIED in the active tables says what the counts say; or is off everywhere. Flushed. */
+static int settle_copied(struct qcow2 *q, bool clear)
 {
     int r = 0;
 
@@ -208,7 +209,7 @@ static int settle_copied(struct qcow2 *q)
         if (!(q->l1[i] & QCOW2_OFFSET_MASK))
             continue;
         pthread_mutex_lock(&q->lock);
-        r = copied_of(q, q->l1[i], &e);
+        r = copied_of(q, q->l1[i], clear, &e);
         if (r == 0 && e != q->l1[i]) {
             q->l1[i] = e;
             qcow2_l1_dirty_locked(q, i);
@@ -222,7 +223,7 @@ static int settle_copied(struct qcow2 *q)
             old = load_be(t->data + 8 * (size_t)k, 8);
             if (!(old & QCOW2_OFFSET_MASK))
                 continue;
-            r = copied_of(q, old, &e);
+            r = copied_of(q, old, clear, &e);
             if (r == 0 && e != old) {
                 r = qcow2_table_get_locked(q, false, i, q->l1[i] & QCOW2_OFFSET_MASK, &t);
                 if (r == 0) {
@@ -387,6 +388,8 @@ int qcow2_snapshot_create(struct block_node *n, const char *name, struct error *
     if (r == 0)
         r = qcow2_flush(n);
     if (r == 0)
+        r = settle_copied(q, true);
+    if (r == 0)
         r = reference(q, q->l1, q->l1_size);
     if (r == 0 && q->l1_size) {
         pthread_mutex_lock(&q->lock);
@@ -399,11 +402,11 @@ int qcow2_snapshot_create(struct block_node *n, const char *name, struct error *
     if (r == 0)
         r = qcow2_flush(n);
     if (r == 0)
-        r = settle_copied(q);
-    if (r == 0)
         r = qcow2_write_table(q, first << q->cluster_bits, q->l1_size, q->l1);
-    if (r < 0)
+    if (r < 0) {
+        settle_copied(q, false);
         return told(q, r, "make", name, err);
+    }
     clock_gettime(CLOCK_REALTIME, &now);
     snprintf(s.pub.id, sizeof(s.pub.id), "%lu", id + 1);
     snprintf(s.pub.name, sizeof(s.pub.name), "%s", name);
@@ -513,7 +516,7 @@ int qcow2_snapshot_delete(struct block_node *n, const char *name, struct error *
         r = qcow2_settle(q);
     }
     if (r == 0)
-        r = settle_copied(q);
+        r = settle_copied(q, false);
     return told(q, r, "delete", name, err);
 }
 

@@ -109,7 +109,7 @@ static void setup(struct run *r, const struct model_setup *s, uint64_t seed)
     struct block_node *file;
     int result;
 
-    state = seed;
+    state = seed + (getenv("MODEL_SEED") ? strtoull(getenv("MODEL_SEED"), NULL, 0) << 32 : 0);
     *r = (struct run){.s = s, .sectors = s->size / BLOCK_SECTOR, .stamp = 1};
     memory_file_init(&r->file);
     memory_file_init(&r->backing);

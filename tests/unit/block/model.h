@@ -19,6 +19,7 @@ struct model_setup {
     unsigned flags; /* more for block_open_over() */
 };
 
+/* Both: the environment's MODEL_SEED=N gives other numbers. */
 /* `steps` random requests, compared all the way, closed and opened again, checked. */
 void model_run(const struct model_setup *s, uint64_t seed, unsigned steps);
 /* The same recorded; then cut at every write, at each twice: in order, and with holes. `every`:

@@ -37,7 +37,7 @@ static void random_use_agrees_with_a_model(void **unused)
     for (unsigned i = 0; i < ARRAY_SIZE(setups); i++)
         for (unsigned k = 0; k < 3; k++) {
             print_message("# setup %u.%u %s\n", i, k, setups[i].options);
-            model_run(&setups[i], 1000 * i + k, 1500);
+            model_run(&setups[i], 1000 * i + k, 2500);
         }
 }
 
@@ -53,7 +53,7 @@ static void a_power_cut_loses_nothing_flushed(void **unused)
         s.repaired = strstr(s.options, "lazy") != NULL;
         s.size = MIN(s.size, 512 * KiB);
         print_message("# setup %u %s\n", i, s.options);
-        model_cut(&s, 77 + i, 150, 3);
+        model_cut(&s, 77 + i, 200, 2);
     }
 }
 
