@@ -177,32 +177,30 @@ static void handle_kicks(struct virtio_device *v)
 static void *io_thread(void *opaque)
 {
     struct virtio_device *v = opaque;
+    bool again = false;
     uint64_t n;
 
     for (;;) {
-        if (!atomic_load(&v->kicked) && read(v->kick_fd, &n, sizeof(n)) < 0 && errno != EINTR)
+        if (!again && read(v->kick_fd, &n, sizeof(n)) < 0 && errno != EINTR)
             return NULL;
+        if (again)
+            sched_yield();
         pthread_mutex_lock(&v->io_lock);
         if (v->quit) {
             pthread_mutex_unlock(&v->io_lock);
             return NULL;
         }
-        if (!virtio_io_live(v)) { /* kicks wait for better times, we for a kick */
-            pthread_cond_broadcast(&v->io_idle);
-            pthread_mutex_unlock(&v->io_lock);
-            if (read(v->kick_fd, &n, sizeof(n)) < 0 && errno != EINTR)
-                return NULL;
-            continue;
+        again = false;
+        if (virtio_io_live(v)) { /* otherwise kicks wait; what makes it live wakes us */
+            v->working = true;
+            handle_kicks(v);
+            again = virtio_io_live(v) && v->kicked; /* we made room for somebody */
+            virtio_io_end(v);
+            pthread_mutex_lock(&v->io_lock);
+            v->working = false;
         }
-        v->working = true;
-        handle_kicks(v);
-        virtio_io_end(v);
-        pthread_mutex_lock(&v->io_lock);
-        v->working = false;
         pthread_cond_broadcast(&v->io_idle);
         pthread_mutex_unlock(&v->io_lock);
-        if (atomic_load(&v->waiting))
-            sched_yield();
     }
 }
 
