@@ -106,6 +106,8 @@ int board_add_isa(struct machine *m, bool pc, struct error *err)
         }
     if (!r && m->config.debugcon)
         r = add_with_chardev(m, &debugcon_type, "0xe9", NULL, m->config.debugcon, err);
+    if (!r && m->config.firmware_log)
+        r = add_with_chardev(m, &debugcon_type, "0x402", NULL, m->config.firmware_log, err);
     if (!r && m->config.isa_debug_exit && !device_add(m, &isa_debug_exit_type, NULL, err))
         r = -err->code;
     if (!r && !device_add(m, &pvpanic_type, NULL, err))
@@ -343,7 +345,7 @@ int board_finish(struct machine *m, struct error *err)
         r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
     if (r < 0)
         return r;
-    if (b->files)
+    if (b->files && !m->config.firmware)
         m->load = board_load;
     b->fw_cfg = device_add(m, &fw_cfg_type, NULL, err);
     if (!b->fw_cfg)
@@ -351,6 +353,8 @@ int board_finish(struct machine *m, struct error *err)
     b->acpi_devices |= ACPI_FW_CFG;
     describe(m, &d);
     r = boot_fill_fw_cfg(m, &d.boot, b->fw_cfg, err);
+    if (!r)
+        r = board_tell_firmware(m, err);
     return r || !m->config.acpi ? r : fw_cfg_acpi(m, b->fw_cfg, err);
 }
 
@@ -360,6 +364,7 @@ void board_free(struct machine *m)
 
     if (!b)
         return;
+    board_free_firmware(m);
     boot_close(b->files);
     apic_bus_free(b->apics);
     free(b);

@@ -14,6 +14,8 @@
 #include "devices/pci/pci.h"
 
 struct apic_bus;
+struct ram_block;
+struct region;
 
 enum { BOARD_RESERVED = 4, BOARD_IOAPIC_ID = 0 };
 
@@ -26,6 +28,8 @@ struct board {
     struct pci_host *pci;       /* NULL: none */
     struct device *bridge, *pm; /* host bridge; what has the power button */
     struct boot_files *files;   /* NULL: no kernel */
+    struct ram_block *rom;      /* firmware that cannot be written; NULL: none */
+    struct region *rom_region;
     enum acpi_platform platform;
     unsigned acpi_devices; /* enum acpi_device */
     uint32_t level_isa;    /* ISA interrupts that are level triggered */
@@ -49,6 +53,13 @@ void board_window64(const struct machine *m, gpa *first, gpa *last);
 
 /* board_data, i8259, local APICs, I/O APIC, PIT, RTC with its memory, HPET if configured. */
 int board_add_core(struct machine *m, enum acpi_platform platform, struct error *err);
+/* Firmware that ends at 4 GiB, if there is one; before the memory attributes, which show its end
+ * below 1 MiB. */
+int board_add_firmware(struct machine *m, struct error *err);
+void board_free_firmware(struct machine *m);
+/* What the firmware is told of the order in which to try devices. */
+int board_tell_firmware(struct machine *m, struct error *err);
+
 /* Serial ports, debug ports, pvpanic; with `pc` also i8042 and port 0x92. */
 int board_add_isa(struct machine *m, bool pc, struct error *err);
 /* Open the kernel, if there is one, and set the load hook. The last step of a build. */

@@ -33,7 +33,9 @@ struct run_options {
     struct machine_config config;
     const char *serial[4]; /* "none", "stdio", "file:PATH"; NULL: not given */
     unsigned serial_count;
-    const char *debugcon;
+    const char *debugcon, *firmware_log;
+    const char *devices[32];      /* config.device_count of them */
+    char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */
     bool quiet;

@@ -151,6 +151,62 @@ static int set_debugcon(void *target, const char *value, struct error *err)
     return check_backend(value, err);
 }
 
+static int set_firmware_log(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->firmware_log = value;
+    return check_backend(value, err);
+}
+
+static int set_firmware(void *target, const char *value, struct error *err)
+{
+    if (!*value)
+        return error_set(err, EINVAL, "write bios, uefi, or a file's name");
+    CONFIG(target)->firmware = value;
+    return 0;
+}
+
+static int set_firmware_vars(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->firmware_vars = value;
+    return 0;
+}
+
+static int set_device(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->config.device_count == ARRAY_SIZE(o->devices))
+        return error_set(err, E2BIG, "there can be %zu devices", ARRAY_SIZE(o->devices));
+    o->devices[o->config.device_count++] = value;
+    return 0;
+}
+
+/* "order=cdn,menu=on", in any order, or the letters alone. */
+static int set_boot(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+    char *save = NULL;
+
+    free(o->boot);
+    o->boot = xstrdup(value);
+    for (char *word = strtok_r(o->boot, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        const char *order = strncmp(word, "order=", 6) ? NULL : word + 6;
+
+        if (!order && !strchr(word, '='))
+            order = word;
+        if (order && *order && strspn(order, "acdnp") == strlen(order))
+            o->config.boot_order = order;
+        else if (!strcmp(word, "menu=on") || !strcmp(word, "menu=off"))
+            o->config.boot_menu = word[6] == 'n';
+        else
+            return error_set(err, EINVAL,
+                             "'%s' is neither order=LETTERS (c disk, d CD, n network) nor "
+                             "menu=on or menu=off",
+                             word);
+    }
+    return 0;
+}
+
 static int set_debug_exit(void *target, const char *value, struct error *err)
 {
     CONFIG(target)->isa_debug_exit = true;
@@ -233,6 +289,14 @@ const struct option_spec run_option_specs[] = {
     {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
      set_serial},
     {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
+    {"firmware", 0, "WHAT", NULL, "bios, uefi or FILE: start it, not the kernel", set_firmware},
+    {"bios", 0, "FILE", NULL, "the same as --firmware FILE", set_firmware},
+    {"firmware-vars", 0, "FILE", NULL, "UEFI's variables (a file of your own by --name)",
+     set_firmware_vars},
+    {"firmware-log", 0, "WHERE", NULL, "what the firmware says for its developers (none)",
+     set_firmware_log},
+    {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
+    {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
@@ -291,15 +355,17 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         return r;
     if (o.config.cpu && !strcmp(o.config.cpu, "help"))
         return RUN_WANTS_MODELS;
-    if (!o.config.kernel)
+    if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
         o.serial[o.serial_count++] = "stdio";
     for (unsigned i = 0; i < o.serial_count; i++)
         terminals += !strcmp(o.serial[i], "stdio");
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
+    terminals += o.firmware_log && !strcmp(o.firmware_log, "stdio");
     if (terminals > 1)
-        return error_set(err, EINVAL, "only one of --serial and --debugcon can be stdio");
+        return error_set(err, EINVAL,
+                         "only one of --serial, --debugcon and --firmware-log can be stdio");
     if (o.engine_check) {
         if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
             strcmp(o.config.engine, "tcg"))
@@ -317,7 +383,7 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 struct session {
     struct machine *machine;
     struct console_actions actions;
-    struct chardev *chardevs[5];
+    struct chardev *chardevs[6];
     unsigned count;
 };
 
@@ -377,7 +443,9 @@ static int open_backends(struct session *s, const struct run_options *o, struct 
 
     for (unsigned i = 0; !r && i < o->serial_count; i++)
         r = open_backend(s, o->serial[i], &c->serial[i], err);
-    return r < 0 ? r : open_backend(s, o->debugcon, &c->debugcon, err);
+    if (!r)
+        r = open_backend(s, o->debugcon, &c->debugcon, err);
+    return r < 0 ? r : open_backend(s, o->firmware_log, &c->firmware_log, err);
 }
 
 static int run(struct session *s, const struct run_options *o, struct error *err)
@@ -394,6 +462,7 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     if (!board)
         return error_set(err, EINVAL, "there is no machine '%s'", o->config.board);
     s->machine = machine_new(&o->config, false);
+    s->machine->config.devices = o->devices;
     s->actions = (struct console_actions){.opaque = s,
                                           .quit = quit,
                                           .pause = pause_or_resume,

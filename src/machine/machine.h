@@ -41,9 +41,16 @@ struct machine_config {
     bool acpi;       /* offer ACPI tables; default true */
     bool hpet;
     bool no_reboot;                       /* a reset ends the machine */
-    const char *kernel, *initrd, *append; /* direct boot; kernel NULL: firmware */
-    struct chardev *serial[4];            /* COM1..; NULL: absent. Not owned. */
-    struct chardev *debugcon;             /* port 0xe9 */
+    const char *kernel, *initrd, *append; /* direct boot, or given to the firmware */
+    const char *firmware;       /* "bios", "uefi" or a file; NULL: none, the kernel is started */
+    const char *firmware_vars;  /* UEFI's variables; NULL: in the user's folder, by `name` */
+    const char *boot_order;     /* QEMU's letters, as in "cdn"; NULL: as the firmware likes */
+    bool boot_menu;             /* the firmware shows one, and waits for a key */
+    const char *const *devices; /* "TYPE,property=value,..."; by the board, in this order */
+    unsigned device_count;
+    struct chardev *firmware_log; /* port 0x402 */
+    struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
+    struct chardev *debugcon;     /* port 0xe9 */
     bool isa_debug_exit;
     uint64_t rtc_base; /* seconds since 1970 at start; 0: the host's clock */
 };
