@@ -208,8 +208,12 @@ static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *er
                             .devices = b->acpi_devices,
                             .ioapic_id = BOARD_IOAPIC_ID,
                             .window32_first = BOARD_WINDOW32,
-                            .window32_last = BOARD_WINDOW32_LAST};
+                            .window32_last = BOARD_WINDOW32_LAST,
+                            .virtio_base = BOARD_VIRTIO_BASE,
+                            .virtio_step = BOARD_VIRTIO_STEP,
+                            .virtio_slots = b->virtio_slots};
 
+    memcpy(c.virtio_irq, b->virtio_irq, sizeof(c.virtio_irq));
     board_window64(m, &c.window64_first, &c.window64_last);
     return acpi_tables_build(&c, out, err);
 }
@@ -287,7 +291,7 @@ static void describe(struct machine *m, struct description *d)
                                        .ram_below_4g = m->ram_below_4g,
                                        .ram_above_4g = m->ram_above_4g};
     d->boot = (struct boot_config){.files = b->files,
-                                   .append = m->config.append,
+                                   .append = b->append ? b->append : m->config.append,
                                    .reserved = b->reserved,
                                    .reserved_count = b->reserved_count,
                                    .smbios = &d->smbios,
@@ -333,14 +337,40 @@ static int fw_cfg_acpi(struct machine *m, struct device *fw_cfg, struct error *e
     return r;
 }
 
+/* Kernels learn of virtio-mmio by ACPI, or without it by their command line. */
+static void tell_of_slots(struct machine *m)
+{
+    struct board *b = board_of(m);
+
+    for (unsigned i = 0; i < b->virtio_slots; i++) {
+        char *longer;
+
+        b->level_isa |= 1u << b->virtio_irq[i];
+        if (m->config.acpi)
+            continue;
+        longer = xasprintf("%s virtio_mmio.device=%d@%#llx:%u",
+                           b->append          ? b->append
+                           : m->config.append ? m->config.append
+                                              : "",
+                           BOARD_VIRTIO_STEP,
+                           (unsigned long long)(BOARD_VIRTIO_BASE + BOARD_VIRTIO_STEP * i),
+                           b->virtio_irq[i]);
+        free(b->append);
+        b->append = longer;
+    }
+}
+
 int board_finish(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
     struct description d;
-    int r = 0;
+    int r = board_add_devices(m, err);
 
+    if (r < 0)
+        return r;
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
+    tell_of_slots(m);
     if (m->config.kernel)
         r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
     if (r < 0)
@@ -366,6 +396,7 @@ void board_free(struct machine *m)
         return;
     board_free_firmware(m);
     boot_close(b->files);
+    free(b->append);
     apic_bus_free(b->apics);
     free(b);
     m->board_data = NULL;

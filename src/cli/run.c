@@ -4,9 +4,11 @@
 #include "base/log.h"
 #include "boards/board.h"
 #include "chardev/chardev.h"
+#include "cli/backends.h"
 #include "cli/cli.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "devices/devices.h"
 #include "engine/engine.h"
 #include "event/loop.h"
 
@@ -181,6 +183,16 @@ static int set_device(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_chardev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->chardev_count == ARRAY_SIZE(o->chardevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->chardevs));
+    o->chardevs[o->chardev_count++] = value;
+    return 0;
+}
+
 /* "order=cdn,menu=on", in any order, or the letters alone. */
 static int set_boot(void *target, const char *value, struct error *err)
 {
@@ -297,6 +309,7 @@ const struct option_spec run_option_specs[] = {
      set_firmware_log},
     {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
+    {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
@@ -355,6 +368,9 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         return r;
     if (o.config.cpu && !strcmp(o.config.cpu, "help"))
         return RUN_WANTS_MODELS;
+    for (unsigned i = 0; i < o.config.device_count; i++)
+        if (device_help(stdout, o.devices[i]))
+            return RUN_GAVE_HELP;
     if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
@@ -385,6 +401,7 @@ struct session {
     struct console_actions actions;
     struct chardev *chardevs[6];
     unsigned count;
+    struct backends *backends;
 };
 
 static void quit(void *opaque)
@@ -474,6 +491,8 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
     if (!r)
+        r = backends_open(s->machine, o, &s->backends, err);
+    if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
         r = machine_start(s->machine, err);
@@ -495,7 +514,7 @@ int command_run(int argc, char **argv)
     if (r > 0) {
         if (r == RUN_WANTS_MODELS)
             cpu_model_list(stdout);
-        else
+        else if (r != RUN_GAVE_HELP)
             help();
         return 0;
     }
@@ -509,6 +528,7 @@ int command_run(int argc, char **argv)
     /* Devices use the back ends, and those, which write out what they hold, the machine's loop. */
     if (s.machine)
         machine_free_devices(s.machine);
+    backends_free(s.backends);
     for (unsigned i = 0; i < s.count; i++)
         chardev_free(s.chardevs[i]);
     signal = console_close();
