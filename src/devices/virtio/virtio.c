@@ -434,7 +434,6 @@ void virtio_reset(struct virtio_device *v)
     v->config_vector = VIRTIO_NO_VECTOR;
     v->queue_select = 0;
     v->device_select = v->driver_select = 0;
-    v->page_size = v->queue_align = 0;
     v->legacy_used = false;
     v->transport->clear(v);
 }

@@ -169,7 +169,10 @@ int virtio_mmio_realize(struct device *dev, struct error *err)
 
 void virtio_mmio_reset(struct device *dev)
 {
-    virtio_reset(to_virtio(dev));
+    struct virtio_device *v = to_virtio(dev);
+
+    virtio_reset(v);
+    v->page_size = v->queue_align = 0; /* a driver sets it once, and then resets the device */
 }
 
 void virtio_mmio_refresh(struct device *dev)

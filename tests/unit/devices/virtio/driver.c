@@ -245,12 +245,12 @@ void driver_start(struct driver *d, uint64_t wanted)
 {
     unsigned queues = MIN(d->v->queues, DRIVER_QUEUES);
 
+    if (d->via == VIA_MMIO_LEGACY) /* as Linux does: before the reset */
+        mm_set(d, VIRTIO_MMIO_GUEST_PAGE_SIZE, GUEST_PAGE);
     driver_reset(d);
     d->next = DRIVER_MEMORY;
     set_status(d, VIRTIO_CONFIG_S_ACKNOWLEDGE);
     set_status(d, VIRTIO_CONFIG_S_ACKNOWLEDGE | VIRTIO_CONFIG_S_DRIVER);
-    if (d->via == VIA_MMIO_LEGACY)
-        mm_set(d, VIRTIO_MMIO_GUEST_PAGE_SIZE, GUEST_PAGE);
     negotiate(d, wanted);
     d->packed = d->features >> VIRTIO_F_RING_PACKED & 1;
     d->indirect = false;
