@@ -201,8 +201,7 @@ void net_deliver(struct net *n, const struct net_packet *p)
     pthread_mutex_unlock(&n->lock);
     if (!good)
         return;
-    if (net_offload_needs(&p->offload) & ~accepts ||
-        (p->offload.flags & NET_DATA_VALID && !(accepts & NET_CSUM)))
+    if (net_offload_needs(&p->offload) & ~accepts)
         net_complete(p, accepts, deliver_one, n);
     else
         deliver_one(n, p);

@@ -59,7 +59,7 @@ struct net_packet {
     struct net_offload offload;
 };
 
-/* Frames a receiver can be given besides complete ones. */
+/* Frames a receiver can be given besides complete ones. NET_DATA_VALID may come with any. */
 enum net_feature {
     NET_CSUM = 1 << 0, /* NET_NEEDS_CSUM; the others imply it */
     NET_TSO4 = 1 << 1,

@@ -214,7 +214,7 @@ static void segments(const uint8_t *frame, size_t size, const struct net_offload
             .flags = NET_NEEDS_CSUM, .csum_start = o->csum_start, .csum_offset = o->csum_offset};
         if (!(accepts & NET_CSUM)) {
             net_finish_csum(f, length, &p.offload);
-            p.offload = (struct net_offload){0};
+            p.offload = (struct net_offload){.flags = NET_DATA_VALID};
         }
         emit(opaque, &p);
         done += n;
@@ -239,10 +239,10 @@ void net_complete(const struct net_packet *p, unsigned accepts,
         struct iovec iov = {frame, size};
         struct net_packet whole = {.iov = &iov, .count = 1, .size = size, .offload = p->offload};
 
-        if (p->offload.flags & NET_NEEDS_CSUM && !(accepts & NET_CSUM))
+        if (p->offload.flags & NET_NEEDS_CSUM && !(accepts & NET_CSUM)) {
             net_finish_csum(frame, size, &p->offload);
-        if (!(accepts & NET_CSUM))
-            whole.offload = (struct net_offload){0};
+            whole.offload = (struct net_offload){.flags = NET_DATA_VALID};
+        }
         emit(opaque, &whole);
     }
     free(frame);
