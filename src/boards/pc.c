@@ -55,8 +55,11 @@ static int pc_build(struct machine *m, struct error *err)
     b->level_isa = 1 << 9 | 1 << 10 | 1 << 11;
     b->prepare = pc_prepare;
     b->pci_gsi = pc_pci_gsi;
+    r = board_add_firmware(m, err);
+    if (r)
+        return r;
     b->pci = pci_host_add(m, "pci.0", err);
-    pam = b->pci ? pam_add(m, NULL, err) : NULL;
+    pam = b->pci ? pam_add(m, b->rom, err) : NULL;
     b->bridge = pam ? i440fx_add(m, pam, err) : NULL;
     if (!b->bridge || !pci_device_add(m, &piix3_type, "1.0", err))
         return -err->code;

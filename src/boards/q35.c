@@ -61,8 +61,11 @@ static int q35_build(struct machine *m, struct error *err)
     b->pci_gsi = q35_pci_gsi;
     b->reserved[b->reserved_count++] = (struct boot_range){Q35_ECAM_BASE, Q35_ECAM_SIZE,
                                                            BOOT_MEMORY_RESERVED};
+    r = board_add_firmware(m, err);
+    if (r)
+        return r;
     b->pci = pci_host_add(m, "pcie.0", err);
-    pam = b->pci ? pam_add(m, NULL, err) : NULL;
+    pam = b->pci ? pam_add(m, b->rom, err) : NULL;
     b->bridge = pam ? q35_mch_add(m, pam, err) : NULL;
     b->pm = b->bridge ? pci_device_add(m, &ich9_lpc_type, "1f.0", err) : NULL;
     if (!b->pm)

@@ -4,11 +4,14 @@
 #include "base/log.h"
 #include "boards/board.h"
 #include "chardev/chardev.h"
+#include "cli/backends.h"
 #include "cli/cli.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "devices/devices.h"
 #include "engine/engine.h"
 #include "event/loop.h"
+#include "net/net.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -151,6 +154,82 @@ static int set_debugcon(void *target, const char *value, struct error *err)
     return check_backend(value, err);
 }
 
+static int set_firmware_log(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->firmware_log = value;
+    return check_backend(value, err);
+}
+
+static int set_firmware(void *target, const char *value, struct error *err)
+{
+    if (!*value)
+        return error_set(err, EINVAL, "write bios, uefi, or a file's name");
+    CONFIG(target)->firmware = value;
+    return 0;
+}
+
+static int set_firmware_vars(void *target, const char *value, struct error *err)
+{
+    CONFIG(target)->firmware_vars = value;
+    return 0;
+}
+
+static int set_device(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->config.device_count == ARRAY_SIZE(o->devices))
+        return error_set(err, E2BIG, "there can be %zu devices", ARRAY_SIZE(o->devices));
+    o->devices[o->config.device_count++] = value;
+    return 0;
+}
+
+static int set_chardev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->chardev_count == ARRAY_SIZE(o->chardevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->chardevs));
+    o->chardevs[o->chardev_count++] = value;
+    return 0;
+}
+
+static int set_netdev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->netdev_count == ARRAY_SIZE(o->netdevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->netdevs));
+    o->netdevs[o->netdev_count++] = value;
+    return 0;
+}
+
+/* "order=cdn,menu=on", in any order, or the letters alone. */
+static int set_boot(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+    char *save = NULL;
+
+    free(o->boot);
+    o->boot = xstrdup(value);
+    for (char *word = strtok_r(o->boot, ",", &save); word; word = strtok_r(NULL, ",", &save)) {
+        const char *order = strncmp(word, "order=", 6) ? NULL : word + 6;
+
+        if (!order && !strchr(word, '='))
+            order = word;
+        if (order && *order && strspn(order, "acdnp") == strlen(order))
+            o->config.boot_order = order;
+        else if (!strcmp(word, "menu=on") || !strcmp(word, "menu=off"))
+            o->config.boot_menu = word[6] == 'n';
+        else
+            return error_set(err, EINVAL,
+                             "'%s' is neither order=LETTERS (c disk, d CD, n network) nor "
+                             "menu=on or menu=off",
+                             word);
+    }
+    return 0;
+}
+
 static int set_debug_exit(void *target, const char *value, struct error *err)
 {
     CONFIG(target)->isa_debug_exit = true;
@@ -233,6 +312,17 @@ const struct option_spec run_option_specs[] = {
     {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
      set_serial},
     {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
+    {"firmware", 0, "WHAT", NULL, "bios, uefi or FILE: start it, not the kernel", set_firmware},
+    {"bios", 0, "FILE", NULL, "the same as --firmware FILE", set_firmware},
+    {"firmware-vars", 0, "FILE", NULL, "UEFI's variables (a file of your own by --name)",
+     set_firmware_vars},
+    {"firmware-log", 0, "WHERE", NULL, "what the firmware says for its developers (none)",
+     set_firmware_log},
+    {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
+    {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
+    {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
+     set_netdev},
+    {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
@@ -291,15 +381,25 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         return r;
     if (o.config.cpu && !strcmp(o.config.cpu, "help"))
         return RUN_WANTS_MODELS;
-    if (!o.config.kernel)
+    for (unsigned i = 0; i < o.config.device_count; i++)
+        if (device_help(stdout, o.devices[i]))
+            return RUN_GAVE_HELP;
+    for (unsigned i = 0; i < o.netdev_count; i++)
+        if (!strcmp(o.netdevs[i], "help")) {
+            net_help(stdout);
+            return RUN_GAVE_HELP;
+        }
+    if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
         o.serial[o.serial_count++] = "stdio";
     for (unsigned i = 0; i < o.serial_count; i++)
         terminals += !strcmp(o.serial[i], "stdio");
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
+    terminals += o.firmware_log && !strcmp(o.firmware_log, "stdio");
     if (terminals > 1)
-        return error_set(err, EINVAL, "only one of --serial and --debugcon can be stdio");
+        return error_set(err, EINVAL,
+                         "only one of --serial, --debugcon and --firmware-log can be stdio");
     if (o.engine_check) {
         if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
             strcmp(o.config.engine, "tcg"))
@@ -317,8 +417,9 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 struct session {
     struct machine *machine;
     struct console_actions actions;
-    struct chardev *chardevs[5];
+    struct chardev *chardevs[6];
     unsigned count;
+    struct backends *backends;
 };
 
 static void quit(void *opaque)
@@ -377,7 +478,9 @@ static int open_backends(struct session *s, const struct run_options *o, struct 
 
     for (unsigned i = 0; !r && i < o->serial_count; i++)
         r = open_backend(s, o->serial[i], &c->serial[i], err);
-    return r < 0 ? r : open_backend(s, o->debugcon, &c->debugcon, err);
+    if (!r)
+        r = open_backend(s, o->debugcon, &c->debugcon, err);
+    return r < 0 ? r : open_backend(s, o->firmware_log, &c->firmware_log, err);
 }
 
 static int run(struct session *s, const struct run_options *o, struct error *err)
@@ -394,6 +497,7 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     if (!board)
         return error_set(err, EINVAL, "there is no machine '%s'", o->config.board);
     s->machine = machine_new(&o->config, false);
+    s->machine->config.devices = o->devices;
     s->actions = (struct console_actions){.opaque = s,
                                           .quit = quit,
                                           .pause = pause_or_resume,
@@ -404,6 +508,8 @@ static int run(struct session *s, const struct run_options *o, struct error *err
         log_warn("engine %s translates nothing: the --bt options have no effect", engine->name);
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
+    if (!r)
+        r = backends_open(s->machine, o, &s->backends, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
@@ -426,7 +532,7 @@ int command_run(int argc, char **argv)
     if (r > 0) {
         if (r == RUN_WANTS_MODELS)
             cpu_model_list(stdout);
-        else
+        else if (r != RUN_GAVE_HELP)
             help();
         return 0;
     }
@@ -440,6 +546,7 @@ int command_run(int argc, char **argv)
     /* Devices use the back ends, and those, which write out what they hold, the machine's loop. */
     if (s.machine)
         machine_free_devices(s.machine);
+    backends_free(s.backends);
     for (unsigned i = 0; i < s.count; i++)
         chardev_free(s.chardevs[i]);
     signal = console_close();

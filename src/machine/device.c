@@ -222,6 +222,7 @@ void device_free(struct device *dev)
     if (dev->realized && dev->type->unrealize)
         dev->type->unrealize(dev);
     claims_release(dev);
+    machine_backend_release(dev);
     for (const struct property *p = dev->type->properties; p && p->name; p++)
         if (p->kind == PROPERTY_TEXT)
             free(*(char **)field_of(dev, p));

@@ -72,8 +72,71 @@ void machine_free(struct machine *m)
     ram_block_free(m->ram);
     for (unsigned i = 0; i < MACHINE_GSI_COUNT; i++)
         pthread_mutex_destroy(&m->gsi[i].lock);
+    while (m->backends) {
+        struct machine_backend *b = m->backends;
+
+        m->backends = b->next;
+        free(b->kind);
+        free(b->id);
+        free(b);
+    }
     free(m);
 }
+
+/* ---- back ends ---------------------------------------------------------------------------------
+ */
+
+static struct machine_backend *backend_find(struct machine *m, const char *kind, const char *id)
+{
+    struct machine_backend *b = m->backends;
+
+    while (b && (strcmp(b->kind, kind) || strcmp(b->id, id)))
+        b = b->next;
+    return b;
+}
+
+int machine_backend_add(struct machine *m, const char *kind, const char *id, void *object,
+                        struct error *err)
+{
+    struct machine_backend *b;
+
+    if (backend_find(m, kind, id))
+        return error_set(err, EEXIST, "there are two of %s '%s'", kind, id);
+    b = xcalloc(1, sizeof(*b));
+    b->kind = xstrdup(kind);
+    b->id = xstrdup(id);
+    b->object = object;
+    b->next = m->backends;
+    m->backends = b;
+    return 0;
+}
+
+void *machine_backend_take(struct device *dev, const char *kind, const char *id, struct error *err)
+{
+    struct machine_backend *b = backend_find(dev->machine, kind, id);
+
+    if (!b) {
+        error_set(err, ENOENT, "%s: there is no %s '%s'", dev->type->name, kind, id);
+        return NULL;
+    }
+    if (b->user && b->user != dev) {
+        error_set(err, EBUSY, "%s: %s '%s' belongs to device '%s'", dev->type->name, kind, id,
+                  b->user->id);
+        return NULL;
+    }
+    b->user = dev;
+    return b->object;
+}
+
+void machine_backend_release(struct device *dev)
+{
+    for (struct machine_backend *b = dev->machine->backends; b; b = b->next)
+        if (b->user == dev)
+            b->user = NULL;
+}
+
+/* ---- life --------------------------------------------------------------------------------------
+ */
 
 static int build_ram(struct machine *m, struct error *err)
 {
@@ -158,6 +221,13 @@ static int reset_all(struct machine *m, struct error *err)
     return m->load ? m->load(m, err) : 0;
 }
 
+static void tell_devices(struct machine *m, bool running)
+{
+    for (struct device *d = m->devices; d; d = d->next)
+        if (d->type->running)
+            d->type->running(d, running);
+}
+
 int machine_start(struct machine *m, struct error *err)
 {
     int r = reset_all(m, err);
@@ -169,6 +239,7 @@ int machine_start(struct machine *m, struct error *err)
     if (r < 0)
         return r;
     m->running = true;
+    tell_devices(m, true);
     vcpu_run_all(m);
     return 0;
 }
@@ -180,6 +251,7 @@ void machine_pause(struct machine *m)
     m->running = false;
     vcpu_stop_all(m);
     clock_stop(m->clock);
+    tell_devices(m, false);
     m->stopped_tsc = __rdtsc();
 }
 
@@ -199,6 +271,7 @@ void machine_resume(struct machine *m)
     m->running = true;
     skip_pause(m);
     clock_start(m->clock);
+    tell_devices(m, true);
     vcpu_run_all(m);
 }
 

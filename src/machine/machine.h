@@ -41,11 +41,27 @@ struct machine_config {
     bool acpi;       /* offer ACPI tables; default true */
     bool hpet;
     bool no_reboot;                       /* a reset ends the machine */
-    const char *kernel, *initrd, *append; /* direct boot; kernel NULL: firmware */
-    struct chardev *serial[4];            /* COM1..; NULL: absent. Not owned. */
-    struct chardev *debugcon;             /* port 0xe9 */
+    const char *kernel, *initrd, *append; /* direct boot, or given to the firmware */
+    const char *firmware;       /* "bios", "uefi" or a file; NULL: none, the kernel is started */
+    const char *firmware_vars;  /* UEFI's variables; NULL: in the user's folder, by `name` */
+    const char *boot_order;     /* QEMU's letters, as in "cdn"; NULL: as the firmware likes */
+    bool boot_menu;             /* the firmware shows one, and waits for a key */
+    const char *const *devices; /* "TYPE,property=value,..."; by the board, in this order */
+    unsigned device_count;
+    struct chardev *firmware_log; /* port 0x402 */
+    struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
+    struct chardev *debugcon;     /* port 0xe9 */
     bool isa_debug_exit;
     uint64_t rtc_base; /* seconds since 1970 at start; 0: the host's clock */
+};
+
+/* A host object that properties name: drive=, netdev=, chardev=. The owner frees it, after the
+ * devices. */
+struct machine_backend {
+    char *kind, *id; /* "drive", "netdev", "chardev", ... */
+    void *object;
+    struct device *user; /* NULL: free */
+    struct machine_backend *next;
 };
 
 /* A board: which devices a machine has and how they are connected. boards/ has them. */
@@ -74,6 +90,7 @@ struct machine {
     struct irq_pin gsi[MACHINE_GSI_COUNT];
     _Atomic uint64_t a20_mask;
     struct device *devices, **devices_end;
+    struct machine_backend *backends;
     const struct board_type *board;
     void *board_data; /* the board's own, freed by its hook */
 
@@ -111,6 +128,14 @@ void machine_resume(struct machine *m);
 int machine_reset(struct machine *m, struct error *err); /* at once; running goes on running */
 /* Run the loop until the machine ends; stops the vCPUs. */
 enum machine_end machine_wait(struct machine *m);
+
+/* Make a host object known; -EEXIST: that kind has one of this name. */
+int machine_backend_add(struct machine *m, const char *kind, const char *id, void *object,
+                        struct error *err);
+/* For realize: the object, which is the device's until device_free(); NULL: there is none of that
+ * name, or another device has it. */
+void *machine_backend_take(struct device *dev, const char *kind, const char *id, struct error *err);
+void machine_backend_release(struct device *dev); /* all of a device's; device_free() does it */
 
 void machine_request_reset(struct machine *m);                        /* [any] */
 void machine_request_end(struct machine *m, enum machine_end reason); /* [any] */

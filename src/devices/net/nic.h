@@ -11,13 +11,14 @@
 #include "net/net.h"
 
 struct nic {
-    struct net *net; /* property; NULL: no cable */
-    char *mac_text;  /* property */
+    char *net_id, *mac_text; /* properties */
+    struct net *net;         /* NULL: no cable */
     uint8_t mac[NET_MAC];
 };
 
 #define NIC_PROPERTIES(type, field)                                                                \
-    PROPERTY_REF("netdev", type, field.net, "the network it is connected to"),                     \
+    PROPERTY_STRING("netdev", type, field.net_id, NULL,                                            \
+                    "the id of the network it is connected to"),                                   \
         PROPERTY_STRING("mac", type, field.mac_text, NULL,                                         \
                         "its address, as in 52:54:00:12:34:56 (default: made from the machine's "  \
                         "name and the device's)")
