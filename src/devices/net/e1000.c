@@ -158,7 +158,10 @@ static void send_vectors(struct e1000 *e)
         e->told |= cause;
         if (*e1000_reg(e, E1000_CTRL_EXT) & CTRL_EXT_EIAME)
             *e1000_reg(e, E1000_IMS) &= ~(*e1000_reg(e, E1000_IAM) & cause);
-        *e1000_reg(e, E1000_ICR) &= ~(*e1000_reg(e, E1000_EIAC) & cause);
+        if (*e1000_reg(e, E1000_EIAC) & cause)
+            *e1000_reg(e, E1000_ICR) &= ~cause;
+        else
+            *e1000_reg(e, E1000_ICR) |= ICR_ASSERTED; /* reading ICR acknowledges it */
     }
 }
 
@@ -170,6 +173,8 @@ static void update_interrupt(struct e1000 *e)
     e->told &= pending;
     if (pci_msix_enabled(&e->pci)) {
         pci_intx_set(&e->pci, false);
+        if (*icr == ICR_ASSERTED)
+            *icr = 0;
         send_vectors(e);
         e->told &= *icr & *e1000_reg(e, E1000_IMS);
         return;
