@@ -9,6 +9,7 @@
 #include "cli/cli.h"
 #include "devices/devices.h"
 #include "machine/machine.h"
+#include "net/net.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -104,6 +105,16 @@ static int open_drive(struct backends *b, const char *words, struct error *err)
     return remember(b, "drive", strndup(id, (size_t)(comma - id)), disk, err);
 }
 
+static int open_netdev(struct backends *b, const char *words, struct error *err)
+{
+    struct net *net;
+    int r = net_open(words, &net, err);
+
+    if (r < 0)
+        return error_prefix(err, r, "option --netdev: ");
+    return remember(b, "netdev", xstrdup(net_id(net)), net, err);
+}
+
 int backends_open(struct machine *m, const struct run_options *o, struct backends **out,
                   struct error *err)
 {
@@ -114,6 +125,8 @@ int backends_open(struct machine *m, const struct run_options *o, struct backend
         r = open_chardev(b, m, o->chardevs[i], err);
     for (unsigned i = 0; i < o->drive_count && !r; i++)
         r = open_drive(b, o->drives[i], err);
+    for (unsigned i = 0; i < o->netdev_count && !r; i++)
+        r = open_netdev(b, o->netdevs[i], err);
     m->config.backends = b->list;
     m->config.backend_count = b->count;
     return r;
@@ -126,8 +139,10 @@ void backends_free(struct backends *b)
     for (unsigned i = 0; i < b->count; i++) {
         if (!strcmp(b->list[i].kind, "chardev"))
             chardev_free(b->list[i].object);
-        else
+        else if (!strcmp(b->list[i].kind, "drive"))
             disk_close(b->list[i].object);
+        else
+            net_free(b->list[i].object);
         free((char *)b->list[i].id);
     }
     free(b);

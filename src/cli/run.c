@@ -11,6 +11,7 @@
 #include "devices/devices.h"
 #include "engine/engine.h"
 #include "event/loop.h"
+#include "net/net.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -206,6 +207,16 @@ static int set_chardev(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_netdev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->netdev_count == ARRAY_SIZE(o->netdevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->netdevs));
+    o->netdevs[o->netdev_count++] = value;
+    return 0;
+}
+
 /* "order=cdn,menu=on", in any order, or the letters alone. */
 static int set_boot(void *target, const char *value, struct error *err)
 {
@@ -323,6 +334,8 @@ const struct option_spec run_option_specs[] = {
     {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
     {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive},
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
+    {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
+     set_netdev},
     {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
@@ -385,6 +398,11 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
     for (unsigned i = 0; i < o.config.device_count; i++)
         if (device_help(stdout, o.devices[i]))
             return RUN_GAVE_HELP;
+    for (unsigned i = 0; i < o.netdev_count; i++)
+        if (!strcmp(o.netdevs[i], "help")) {
+            net_help(stdout);
+            return RUN_GAVE_HELP;
+        }
     if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
