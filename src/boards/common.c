@@ -216,8 +216,12 @@ static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *er
                             .devices = b->acpi_devices,
                             .ioapic_id = BOARD_IOAPIC_ID,
                             .window32_first = BOARD_WINDOW32,
-                            .window32_last = BOARD_WINDOW32_LAST};
+                            .window32_last = BOARD_WINDOW32_LAST,
+                            .virtio_base = BOARD_VIRTIO_BASE,
+                            .virtio_step = BOARD_VIRTIO_STEP,
+                            .virtio_slots = b->virtio_slots};
 
+    memcpy(c.virtio_irq, b->virtio_irq, sizeof(c.virtio_irq));
     board_window64(m, &c.window64_first, &c.window64_last);
     return acpi_tables_build(&c, out, err);
 }
@@ -295,7 +299,7 @@ static void describe(struct machine *m, struct description *d)
                                        .ram_below_4g = m->ram_below_4g,
                                        .ram_above_4g = m->ram_above_4g};
     d->boot = (struct boot_config){.files = b->files,
-                                   .append = m->config.append,
+                                   .append = b->append ? b->append : m->config.append,
                                    .reserved = b->reserved,
                                    .reserved_count = b->reserved_count,
                                    .smbios = &d->smbios,
@@ -351,6 +355,7 @@ int board_finish(struct machine *m, struct error *err)
         return r;
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
+    board_virtio_append(m);
     if (m->config.kernel)
         r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
     if (r < 0)
@@ -376,6 +381,7 @@ void board_free(struct machine *m)
         return;
     board_free_firmware(m);
     boot_close(b->files);
+    free(b->append);
     apic_bus_free(b->apics);
     free(b);
     m->board_data = NULL;

@@ -18,6 +18,8 @@ struct ram_block;
 struct region;
 
 enum { BOARD_RESERVED = 4, BOARD_IOAPIC_ID = 0 };
+enum { BOARD_VIRTIO_SLOTS = ACPI_VIRTIO_SLOTS, BOARD_VIRTIO_STEP = 0x200 };
+#define BOARD_VIRTIO_BASE UINT64_C(0xfeb00000) /* of the virtio-mmio slots */
 
 /* Where a board keeps its ACPI tables: in RAM that kernels leave alone. */
 enum { BOARD_ACPI_RSDP = 0xe0000, BOARD_ACPI_TABLES = 0xe0040, BOARD_ACPI_END = 0xf0000 };
@@ -35,6 +37,9 @@ struct board {
     uint32_t level_isa;    /* ISA interrupts that are level triggered */
     struct boot_range reserved[BOARD_RESERVED];
     unsigned reserved_count;
+    unsigned virtio_slots; /* virtio-mmio devices there are */
+    uint8_t virtio_irq[BOARD_VIRTIO_SLOTS];
+    char *append; /* the kernel's command line with what the board adds; NULL: as configured */
     /* Leave the chip set as a firmware would; called before a kernel is loaded. */
     void (*prepare)(struct machine *m);
     /* GSI of a PCI pin of bus 0, for the MP table. */
@@ -62,6 +67,10 @@ int board_tell_firmware(struct machine *m, struct error *err);
 
 /* Serial ports, debug ports, pvpanic; with `pc` also i8042 and port 0x92. */
 int board_add_isa(struct machine *m, bool pc, struct error *err);
+/* For machine->mmio_slot of boards that have slots; and the kernel's command line with them. */
+int board_virtio_slot(struct machine *m, gpa *base, uint8_t *irq, struct error *err);
+void board_virtio_append(struct machine *m);
+
 /* The devices that the user asked for. */
 int board_add_devices(struct machine *m, struct error *err);
 /* Open the kernel, if there is one, and set the load hook. The last step of a build. */

@@ -34,9 +34,9 @@ struct run_options {
     const char *serial[4]; /* "none", "stdio", "file:PATH"; NULL: not given */
     unsigned serial_count;
     const char *debugcon, *firmware_log;
-    const char *drives[16]; /* "id=NAME,..." */
-    unsigned drive_count;
-    const char *devices[32];      /* config.device_count of them */
+    const char *devices[32]; /* config.device_count of them */
+    const char *chardevs[16], *drives[16], *netdevs[16];
+    unsigned chardev_count, drive_count, netdev_count;
     char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */
@@ -45,7 +45,7 @@ struct run_options {
 };
 
 /* 0, one of these, or -errno with *err for a wrong command line. */
-enum { RUN_WANTS_HELP = 1, RUN_WANTS_MODELS = 2 };
+enum { RUN_WANTS_HELP = 1, RUN_WANTS_MODELS = 2, RUN_GAVE_HELP = 3 };
 int run_parse(int argc, char **argv, struct run_options *out, struct error *err);
 int command_run(int argc, char **argv);
 int command_doctor(int argc, char **argv);

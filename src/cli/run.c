@@ -2,14 +2,16 @@
  * run.c - `hospes run`: from a command line to a running machine and an exit status.
  */
 #include "base/log.h"
-#include "block/disk.h"
 #include "boards/board.h"
 #include "chardev/chardev.h"
+#include "cli/backends.h"
 #include "cli/cli.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "devices/devices.h"
 #include "engine/engine.h"
 #include "event/loop.h"
+#include "net/net.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -195,6 +197,26 @@ static int set_device(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_chardev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->chardev_count == ARRAY_SIZE(o->chardevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->chardevs));
+    o->chardevs[o->chardev_count++] = value;
+    return 0;
+}
+
+static int set_netdev(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->netdev_count == ARRAY_SIZE(o->netdevs))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->netdevs));
+    o->netdevs[o->netdev_count++] = value;
+    return 0;
+}
+
 /* "order=cdn,menu=on", in any order, or the letters alone. */
 static int set_boot(void *target, const char *value, struct error *err)
 {
@@ -312,6 +334,9 @@ const struct option_spec run_option_specs[] = {
     {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
     {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive},
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
+    {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
+     set_netdev},
+    {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
@@ -370,6 +395,14 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         return r;
     if (o.config.cpu && !strcmp(o.config.cpu, "help"))
         return RUN_WANTS_MODELS;
+    for (unsigned i = 0; i < o.config.device_count; i++)
+        if (device_help(stdout, o.devices[i]))
+            return RUN_GAVE_HELP;
+    for (unsigned i = 0; i < o.netdev_count; i++)
+        if (!strcmp(o.netdevs[i], "help")) {
+            net_help(stdout);
+            return RUN_GAVE_HELP;
+        }
     if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
@@ -400,8 +433,7 @@ struct session {
     struct console_actions actions;
     struct chardev *chardevs[6];
     unsigned count;
-    struct machine_backend drives[16];
-    unsigned drive_count;
+    struct backends *backends;
 };
 
 static void quit(void *opaque)
@@ -465,22 +497,6 @@ static int open_backends(struct session *s, const struct run_options *o, struct 
     return r < 0 ? r : open_backend(s, o->firmware_log, &c->firmware_log, err);
 }
 
-static int open_drives(struct session *s, const struct run_options *o, struct error *err)
-{
-    for (unsigned i = 0; i < o->drive_count; i++) {
-        const char *id = o->drives[i] + 3, *comma = strchr(id, ',');
-        struct disk *disk = disk_open(comma + 1, err);
-
-        if (!disk)
-            return error_prefix(err, -err->code, "drive %.*s: ", (int)(comma - id), id);
-        s->drives[s->drive_count++] = (struct machine_backend){
-            .kind = "drive", .id = strndup(id, (size_t)(comma - id)), .object = disk};
-    }
-    s->machine->config.backends = s->drives;
-    s->machine->config.backend_count = s->drive_count;
-    return 0;
-}
-
 static int run(struct session *s, const struct run_options *o, struct error *err)
 {
     const struct board_type *board = board_find(o->config.board);
@@ -507,7 +523,7 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
     if (!r)
-        r = open_drives(s, o, err);
+        r = backends_open(s->machine, o, &s->backends, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
@@ -530,7 +546,7 @@ int command_run(int argc, char **argv)
     if (r > 0) {
         if (r == RUN_WANTS_MODELS)
             cpu_model_list(stdout);
-        else
+        else if (r != RUN_GAVE_HELP)
             help();
         return 0;
     }
@@ -544,12 +560,9 @@ int command_run(int argc, char **argv)
     /* Devices use the back ends, and those, which write out what they hold, the machine's loop. */
     if (s.machine)
         machine_free_devices(s.machine);
+    backends_free(s.backends);
     for (unsigned i = 0; i < s.count; i++)
         chardev_free(s.chardevs[i]);
-    for (unsigned i = 0; i < s.drive_count; i++) {
-        disk_close(s.drives[i].object);
-        free((char *)s.drives[i].id);
-    }
     signal = console_close();
     machine_free(s.machine);
     if (signal) { /* die of it, so that the caller sees why */

@@ -85,6 +85,9 @@ struct device_type {
     void (*before_save)(struct device *dev); /* bring the saved fields up to date; optional */
     void (*refresh)(struct device *dev);     /* after a restore: rebuild what is derived */
     void (*unrealize)(struct device *dev);   /* only for what the device itself opened */
+    /* The vCPUs stopped, and until the next call nothing may change guest memory or what is saved;
+     * or they are about to run. Main thread, without the lock: it may wait. Optional. */
+    void (*running)(struct device *dev, bool running);
     /* For buses: how a child of this type is completed (pci.h uses it); optional. */
     const void *bus_data;
 };

@@ -177,6 +177,13 @@ static int reset_all(struct machine *m, struct error *err)
     return m->load ? m->load(m, err) : 0;
 }
 
+static void tell_devices(struct machine *m, bool running)
+{
+    for (struct device *d = m->devices; d; d = d->next)
+        if (d->type->running)
+            d->type->running(d, running);
+}
+
 int machine_start(struct machine *m, struct error *err)
 {
     int r = reset_all(m, err);
@@ -188,6 +195,7 @@ int machine_start(struct machine *m, struct error *err)
     if (r < 0)
         return r;
     m->running = true;
+    tell_devices(m, true);
     vcpu_run_all(m);
     return 0;
 }
@@ -199,6 +207,7 @@ void machine_pause(struct machine *m)
     m->running = false;
     vcpu_stop_all(m);
     clock_stop(m->clock);
+    tell_devices(m, false);
     m->stopped_tsc = __rdtsc();
 }
 
@@ -218,6 +227,7 @@ void machine_resume(struct machine *m)
     m->running = true;
     skip_pause(m);
     clock_start(m->clock);
+    tell_devices(m, true);
     vcpu_run_all(m);
 }
 

@@ -104,6 +104,9 @@ struct machine {
     void *msi_opaque;
     /* A hot reset or start: put kernel and tables into RAM, set CPU 0. Set by the board. */
     int (*load)(struct machine *m, struct error *err);
+    /* The place of a virtio-mmio device that has none, and its interrupt. Set by the board; NULL:
+     * there are no slots. */
+    int (*mmio_slot)(struct machine *m, gpa *base, uint8_t *irq, struct error *err);
     /* Power button, for `system_powerdown`. Set by the board; NULL: there is none. */
     void (*power_button)(struct machine *m);
 

@@ -8,9 +8,9 @@
  *
  * Threads: a back end has a thread of its own, which calls the client's hooks, one at a time, with
  * the client's lock held and no other. Everything here may be called from any thread, and with the
- * client's lock held, except net_attach(), net_set_running() and net_free(), which wait for a hook
- * that is running and so must be called without it (a device's realize and unrealize are). Nothing
- * here ever waits for the host's network.
+ * client's lock held, except net_attach(), net_set_running(), net_free() and net_forward_*(),
+ * which wait for its thread and so must be called without it (a device's realize and unrealize
+ * are). Nothing here ever waits for the host's network.
  */
 #ifndef NET_NET_H
 #define NET_NET_H
@@ -59,7 +59,7 @@ struct net_packet {
     struct net_offload offload;
 };
 
-/* Frames a receiver can be given besides complete ones. */
+/* Frames a receiver can be given besides complete ones. NET_DATA_VALID may come with any. */
 enum net_feature {
     NET_CSUM = 1 << 0, /* NET_NEEDS_CSUM; the others imply it */
     NET_TSO4 = 1 << 1,
@@ -71,9 +71,8 @@ enum net_feature {
 struct net_client {
     void *opaque;
     pthread_mutex_t *lock; /* held around each hook: the device's; NULL: none */
-    /* A frame arrived. True: taken, or not for this card. False: there is no room (no buffers, the
-     * receiver is off): the back end keeps it and stops reading until net_receive_ready(). What
-     * is not `accepts` never comes. */
+    /* A frame arrived. True: taken, or not wanted (another's address, the receiver is off). False:
+     * there is no room: the back end keeps it and stops reading until net_receive_ready(). */
     bool (*receive)(void *opaque, const struct net_packet *p);
     /* After net_send() refused: there is room again. May be NULL. */
     void (*writable)(void *opaque);
@@ -88,7 +87,7 @@ struct net_client {
 int net_open(const char *spec, struct net **out, struct error *err);
 void net_free(struct net *n); /* detaches; NULL is nothing */
 void net_help(FILE *out);
-const char *net_id(const struct net *n);   /* id= of the spec, or "net0" ... */
+const char *net_id(const struct net *n);   /* id= of the spec, or its type */
 const char *net_type(const struct net *n); /* "user", ... */
 
 /* The card; the struct is copied. NULL detaches: afterwards no hook of the old client is running or

@@ -117,7 +117,6 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
     struct bt_context *x = c->context;
     struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
     const struct tlb_jump *j = jump_of(area, cpu->rip);
-    unsigned stack = key & KEY_USER ? 1 : 0;
 
     flags_out(cpu, x);
     if (!atomic_load_explicit(&x->poll, memory_order_relaxed) || *table_key(area) != key ||
@@ -125,24 +124,12 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
         x->done = 1;
         return 0;
     }
-    if (stack != c->stack_now) {
-        c->stack_sp[c->stack_now] = x->host_sp;
-        c->stack_now = stack;
-        x->host_sp = c->stack_sp[stack];
-    }
-    c->key = key;
+    key_enter(c, key);
     x->page_rip = cpu->rip & ~UINT64_C(0xfff);
     if (key & KEY_USER && !x->vec_live)
         x->vec_resume |= 1;
-    for (unsigned ac = 0; ac < 2; ac++) {
-        struct tlb_table *other;
-
-        x->area[ac] = 0;
-        x->mode[ac] = ac || !(cpu->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
-        other = cpu->tlb->table[x->mode[ac]];
-        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && *table_key(other) == key)
-            x->area[ac] = (uint64_t)(uintptr_t)other;
-    }
+    for (unsigned ac = 0; ac < 2; ac++)
+        area_choose(c, ac, key);
     gs_set(c->t, area);
     return (uint64_t)(uintptr_t)j->code;
 }
@@ -356,6 +343,7 @@ uint64_t bt_fast(struct cpu *cpu)
         case FAST_SYSCALL: return syscall_(c, s);
         case FAST_SYSRET: return sysret(c, s);
         case FAST_IRET: return iret(c, s);
+        case FAST_OPS: break;
         }
         return 0;
     }

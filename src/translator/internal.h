@@ -45,8 +45,6 @@ struct bt_context {
     uint8_t vec_resume;           /* load vectors when coming back */
     uint64_t slot[CONTEXT_SLOTS]; /* addends of checked ranges */
     uint64_t spill;               /* a borrowed register */
-    uint64_t x87_rip;             /* of the last x87 instruction */
-    uint64_t count[8];            /* statistics that translated code keeps */
     uint8_t done;                 /* bt_fast() executed the instruction, but cannot go on */
     uint8_t mode[2];              /* mmu_mode with EFLAGS.AC clear and set, where CPL is 0 */
     uint64_t area[2];             /* and the GS area; 0: not known to be fit */
@@ -101,7 +99,7 @@ enum site_kind {
 };
 
 /* sites[].helper of SITE_FAST; fast.c */
-enum fast_op { FAST_STRING, FAST_SYSCALL, FAST_SYSRET, FAST_IRET };
+enum fast_op { FAST_STRING, FAST_SYSCALL, FAST_SYSRET, FAST_IRET, FAST_OPS };
 
 /* Sites that no block owns. */
 enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
@@ -222,6 +220,7 @@ struct translator {
     pthread_mutex_t lock; /* everything below but where said */
     struct translator_options options;
     uint8_t *rw, *rx; /* the two mappings of the cache */
+    struct huge_area *huge;
     int fd;
     uint32_t size, used, first; /* first: behind the stubs */
     struct bt_stubs stub;
@@ -240,7 +239,6 @@ struct translator {
     struct bt_cpu *cpus[MAX_CPUS];
     unsigned cpu_count;
     _Atomic bool stop; /* everybody out: the cache is emptied */
-    _Atomic unsigned inside;
     struct bt_stats stats;
     void *log;
     void *perf_map;
@@ -275,25 +273,22 @@ struct bt_cpu {
     struct cpu *cpu;
     struct bt_context *context;
     int context_fd;
-    struct tlb_table *area; /* where GS points */
-    uint8_t *stack[2];      /* of paired calls: kernel, user */
+    uint8_t *stack[2]; /* of paired calls: kernel, user */
     uint64_t stack_sp[2], stack_base[2];
     unsigned stack_now;
     uint32_t key;             /* of the last entry */
     uint32_t key_now;         /* of the block looked for */
     _Atomic uint32_t writing; /* name of a page it may be storing to, unnoticed, beside code */
     _Atomic bool inside, flushing;
-    bool owns;       /* translator_attach() */
     bool want_empty; /* the cache is full */
     bool single;     /* the next block shall be one with single checks */
     bool names_gone; /* it was emptied */
     bool code_gone;  /* a part of it was */
     uint64_t last_tick;
     uint64_t count[COUNTERS];
-    uint64_t slow_fast[4];        /* SITE_FAST that went to the interpreter */
+    uint64_t slow_fast[FAST_OPS]; /* SITE_FAST that went to the interpreter */
     uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
     uint8_t *warm;                /* counters of cold code, by hash */
-    uint64_t executed;
     /* What the last returns to a less privileged level loaded, and from which descriptors. */
     struct {
         uint64_t gdt, raw_cs, raw_ss;
@@ -441,6 +436,25 @@ static inline void flags_out(const struct cpu *cpu, struct bt_context *x)
     x->flags = (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
 }
 
+/* Other blocks than before are entered: their kind, and their stack of paired calls. */
+static inline void key_enter(struct bt_cpu *c, uint32_t key)
+{
+    unsigned stack = key & KEY_USER ? 1 : 0;
+
+    c->key = key;
+    if (stack != c->stack_now) {
+        c->stack_sp[c->stack_now] = c->context->host_sp;
+        c->stack_now = stack;
+        c->context->host_sp = c->stack_sp[stack];
+    }
+}
+
+/* mmu_mode at CPL 0 with EFLAGS.AC as said. */
+static inline enum mmu_mode kernel_mode(const struct cpu *cpu, bool ac)
+{
+    return ac || !(cpu->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
+}
+
 static inline struct tlb_jump *jump_of(struct tlb_table *table, uint64_t rip)
 {
     return &table->jump[(rip ^ (uint32_t)rip >> 12) & (TLB_JUMPS - 1)];
@@ -452,6 +466,19 @@ static inline uint32_t *table_key(struct tlb_table *table)
     return (uint32_t *)(table->head + AREA_HEAD_USED);
 }
 
+/* Where STAC (ac) and CLAC go from blocks of this key: only to a table whose jumps are for it. */
+static inline void area_choose(struct bt_cpu *c, bool ac, uint32_t key)
+{
+    struct bt_context *x = c->context;
+    struct tlb_table *table;
+
+    x->mode[ac] = (uint8_t)kernel_mode(c->cpu, ac);
+    table = c->cpu->tlb->table[x->mode[ac]];
+    x->area[ac] = key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && *table_key(table) == key
+                      ? (uint64_t)(uintptr_t)table
+                      : 0;
+}
+
 static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x, int32_t offset)
 {
     uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
@@ -461,7 +488,6 @@ static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x,
 
 /* ---- fast.c --------------------------------------------------------------------------------- */
 
-uint64_t fast_execute(struct bt_cpu *c, const struct site *s);
 /* The interpreter has executed an IRET: remember what it loaded. */
 void fast_learn(struct bt_cpu *c);
 
@@ -478,7 +504,7 @@ void tools_close(struct translator *t);
 /* `host` and `at`: where each instruction is, `count` + 1 of them. */
 void log_block(struct translator *t, const struct block *b, uint8_t *const *host,
                const uint16_t *at, unsigned count);
-void print_stats(struct translator *t, void *file);
+void print_stats(const struct translator *t, void *file);
 /* Aborts the process, with the block's code on standard error, where verify_block() fails. */
 void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const *host,
                     const uint16_t *at, unsigned count);

@@ -11,7 +11,7 @@
  *  - `inside` is set while translated code may run or be returned into. Who wants to empty the
  * cache sets `stop`, waits until nobody else is inside, and must not hold the lock meanwhile.
  *  - bt_slow() may return an address only if nothing has happened that voids what the code relies
- *    on: the TLB (addends in slots), the mode, the code itself. resume_allowed() is that list.
+ *    on: the TLB (addends in slots), the mode, the code itself. interpret_one() has that list.
  *  - Jump entries, code names and return stacks speak of linear addresses or of host code: the
  * first die with the TLB; what goes from the cache is taken out of them (cache.c).
  */
@@ -379,6 +379,29 @@ static uint64_t go_on(struct bt_cpu *c, const struct block *b)
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
+/*
+ * A check of several accesses failed where each alone might not: at a page's end, or because of one
+ * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
+ * only a block that fails again and again within a short time gets them: nobody comes to it any
+ * more then, and one with single checks is made.
+ */
+static void check_failed(struct translator *t, struct block *b)
+{
+    uint32_t now = (uint32_t)(rdtsc() >> 10);
+
+    if (b->failures >= MANY_FAILURES)
+        return;
+    if (now - b->failing_since > FAILURES_TIME)
+        b->failures = 0;
+    if (!b->failures)
+        b->failing_since = now;
+    if (++b->failures < MANY_FAILURES)
+        return;
+    pthread_mutex_lock(&t->lock);
+    block_forget(t, b);
+    pthread_mutex_unlock(&t->lock);
+}
+
 /* One instruction by the interpreter. Whether the block it is of may go on: all that its code
  * relies on is as before. Not that the instruction was the one that was translated: another vCPU
  * may just be writing it. */
@@ -404,29 +427,6 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
            table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
            !atomic_load(&c->t->stop) && !interp_needed(cpu);
-}
-
-/*
- * A check of several accesses failed where each alone might not: at a page's end, or because of one
- * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
- * only a block that fails again and again within a short time gets them: nobody comes to it any
- * more then, and one with single checks is made.
- */
-static void check_failed(struct translator *t, struct block *b)
-{
-    uint32_t now = (uint32_t)(rdtsc() >> 10);
-
-    if (b->failures >= MANY_FAILURES)
-        return;
-    if (now - b->failing_since > FAILURES_TIME)
-        b->failures = 0;
-    if (!b->failures)
-        b->failing_since = now;
-    if (++b->failures < MANY_FAILURES)
-        return;
-    pthread_mutex_lock(&t->lock);
-    block_forget(t, b);
-    pthread_mutex_unlock(&t->lock);
 }
 
 /* The same for one whose effect code may rely on. */
@@ -460,6 +460,8 @@ uint64_t bt_slow(struct cpu *cpu)
     uint64_t next;
 
     flags_in(cpu, x);
+    if (x->vec_resume & 2) /* the host's addresses are not for the guest: FXSAVE would tell them */
+        cpu->fx.fop = 0, cpu->fx.fip = cpu->fx.fdp = 0;
     if (x->done) {
         x->done = 0;
         return 0;
@@ -535,7 +537,6 @@ uint64_t bt_slow(struct cpu *cpu)
         if (!b)
             break;
         jump_remember(c, b);
-        c->single = false;
         return go_on(c, b);
     }
     case SITE_POLL:
@@ -626,31 +627,22 @@ void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
     struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
-    unsigned stack = key & KEY_USER ? 1 : 0;
 
     if (*table_key(area) != key)
         key_switch(c, area, key);
-    c->key = key;
-    if (stack != c->stack_now) {
-        c->stack_sp[c->stack_now] = x->host_sp;
-        c->stack_now = stack;
-        x->host_sp = c->stack_sp[stack];
-    }
+    key_enter(c, key);
     if (cpu->code_size != 8)
         limits_set(cpu, x);
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);
     x->vec_resume = key & KEY_USER ? 1 : 0;
     for (unsigned ac = 0; ac < 2; ac++) {
-        x->mode[ac] = ac || !(cpu->cr4 & CR4_SMAP) ? MMU_KERNEL_AC : MMU_KERNEL;
-        x->area[ac] = 0;
-        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE) {
-            struct tlb_table *other = cpu->tlb->table[x->mode[ac]];
+        struct tlb_table *other = cpu->tlb->table[kernel_mode(cpu, ac)];
 
-            if (other != area && *table_key(other) != key)
-                key_switch(c, other, key);
-            x->area[ac] = (uint64_t)(uintptr_t)other;
-        }
+        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && other != area &&
+            *table_key(other) != key)
+            key_switch(c, other, key);
+        area_choose(c, ac, key);
     }
     jump_remember(c, b);
     c->single = false;
@@ -824,17 +816,23 @@ static struct translator *translator_new(const struct translator_options *o, str
     return t;
 }
 
-static void translator_free(struct translator *t)
+static void report(const struct translator *t)
 {
+    if (t->options.check)
+        check_print(t, stderr);
     if (t->options.stats)
         print_stats(t, stderr);
+}
+
+static void translator_free(struct translator *t)
+{
     tools_close(t);
     cache_empty(t);
     cache_free(t);
     free(t);
 }
 
-static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
+static void attach(struct translator *t, struct cpu *cpu)
 {
     struct bt_cpu *c = xcalloc(1, sizeof(*c));
 
@@ -860,7 +858,6 @@ static struct bt_cpu *attach(struct translator *t, struct cpu *cpu)
     stacks_reset(c);
     t->cpus[t->cpu_count++] = c;
     mmu_set_hooks(cpu, table_made, code_dropped);
-    return c;
 }
 
 static void detach(struct bt_cpu *c)
@@ -889,7 +886,7 @@ void translator_attach(struct cpu *cpu, const struct translator_options *o)
         fprintf(stderr, "hospes: %s\n", err.text);
         abort();
     }
-    attach(t, cpu)->owns = true;
+    attach(t, cpu);
 }
 
 void translator_detach(struct cpu *cpu)
@@ -897,11 +894,7 @@ void translator_detach(struct cpu *cpu)
     struct bt_cpu *c = cpu->engine;
     struct translator *t = c->t;
 
-    if (t->options.check)
-        check_print(t, stderr);
-    if (t->options.stats)
-        print_stats(t, stderr);
-    t->options.stats = false;
+    report(t);
     detach(c);
     translator_free(t);
 }
@@ -987,11 +980,7 @@ static void destroy(struct engine *e)
     struct bt_engine *x = e->data;
 
     memory_unlisten(e->memory, &x->listener);
-    if (x->t->options.check)
-        check_print(x->t, stderr);
-    if (x->t->options.stats)
-        print_stats(x->t, stderr);
-    x->t->options.stats = false;
+    report(x->t);
     for (unsigned i = 0; i < e->cpu_count; i++)
         detach(e->cpus[i]->engine);
     translator_free(x->t);

@@ -138,12 +138,16 @@ static struct cold *cold_new(struct xlate *x, unsigned kind, uint8_t *from)
     return c;
 }
 
+/* How the flags of an instruction that was executed are made again. */
+enum again { AGAIN_NOT, AGAIN_SAME, AGAIN_TEST, AGAIN_UNDO };
+
 /*
  * Flags that need not be kept, because the instruction that made them can be executed once more:
  * CMP and TEST of registers that still have their values; AND, OR and XOR by a TEST of their
- * result. Only ways out of the code need them then, and do that on the way.
+ * result; ADD and SUB when the other of the two has taken them back. Only ways out of the code need
+ * them then, and do that on the way.
  */
-static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
+static enum again repeatable(const struct bt_insn *in, uint16_t *regs)
 {
     bool group = in->opcode == 0x80 || in->opcode == 0x81 || in->opcode == 0x83;
     bool test_imm = (in->opcode == 0xf6 || in->opcode == 0xf7) && in->reg < 2;
@@ -153,22 +157,20 @@ static bool repeatable(const struct bt_insn *in, uint16_t *regs, bool *by_test)
         in->map || in->rm_kind != RM_REG || !in->rm_gpr || in->rm_high || in->reg_high ||
         in->opcode_reg || in->may_fault || in->implicit_read || in->implicit_write ||
         host_of[in->rm] == NO_REG || (in->reg_gpr && host_of[in->reg] == NO_REG))
-        return false;
-    *by_test = false;
+        return AGAIN_NOT;
     *regs = (uint16_t)(BIT(in->rm) | (in->reg_gpr ? BIT(in->reg) : 0));
     if (test_imm || in->opcode == 0x84 || in->opcode == 0x85)
-        return true;
+        return AGAIN_SAME;
     if (!group && (low > 3 || op >= 0x40))
-        return false;
+        return AGAIN_NOT;
     switch (op & 0x38) {
-    case 0x38: return true;
+    case 0x38: return AGAIN_SAME;
     case 0x08:
     case 0x20:
-    case 0x30:
-        *by_test = true;
-        *regs = (uint16_t)BIT(group || low < 2 ? in->rm : in->reg);
-        return true;
-    default: return false;
+    case 0x30: *regs = (uint16_t)BIT(group || low < 2 ? in->rm : in->reg); return AGAIN_TEST;
+    case 0x00:
+    case 0x28: return group || in->reg != in->rm ? AGAIN_UNDO : AGAIN_NOT;
+    default: return AGAIN_NOT;
     }
 }
 
@@ -179,19 +181,23 @@ static void emit_encoded(struct xlate *x, const struct bt_insn *in, unsigned reg
 static void repeat(struct xlate *x, unsigned n)
 {
     const struct bt_insn *in = &x->insn[n];
+    unsigned reg = in->reg_gpr ? host_of[in->reg] : in->reg, rm = host_of[in->rm];
+    struct bt_insn undo = *in;
     uint16_t regs;
-    bool by_test;
 
-    if (!repeatable(in, &regs, &by_test)) {
-        x->failed = true;
-        return;
-    }
-    if (by_test) {
-        unsigned reg = host_of[__builtin_ctz(regs)];
-
+    switch (repeatable(in, &regs)) {
+    case AGAIN_NOT: x->failed = true; break;
+    case AGAIN_TEST:
+        reg = host_of[__builtin_ctz(regs)];
         emit_op_reg(&x->e, in->operand_size == 1 ? 0x84 : 0x85, in->operand_size, reg, reg);
-    } else {
-        emit_encoded(x, in, in->reg_gpr ? host_of[in->reg] : in->reg, host_of[in->rm], NULL, 0);
+        break;
+    case AGAIN_UNDO: /* SUB for ADD, and the other way round */
+        if (in->reg_is_opcode)
+            undo.reg ^= 5;
+        else
+            undo.opcode ^= 0x28;
+        emit_encoded(x, &undo, in->reg_is_opcode ? undo.reg : reg, rm, NULL, 0); /* fall through */
+    case AGAIN_SAME: emit_encoded(x, in, reg, rm, NULL, 0); break;
     }
 }
 
@@ -1272,8 +1278,8 @@ static void emit_copy(struct xlate *x)
         ensure_unit(x, in->unit);
     want_flags = (in->flags_read || partial) && !(x->flags & FLAGS_HW);
     if (mem) {
-        bool resident = (in->reg_gpr && host_of[in->reg] == NO_REG) ||
-                        (in->vvvv_gpr && host_of[in->vvvv] == NO_REG);
+        bool other = in->vvvv_gpr && host_of[in->vvvv] == NO_REG;
+        bool resident = (in->reg_gpr && host_of[in->reg] == NO_REG) || other;
 
         m = access_operand(x, 0, in->disp + (in->rip ? next_at(x) : 0), true);
         /* The check has put the flags away; that may be new. */
@@ -1282,11 +1288,18 @@ static void emit_copy(struct xlate *x)
             emit_interp(x, true);
             return;
         }
-        if (resident || uses_rax || uses_rcx || high || want_flags) {
+        if (uses_rax || uses_rcx || high || want_flags) {
             unsigned reg = uses_rcx ? RAX : RCX;
 
             m = collapse(x, m, reg);
             free_scratch &= (uint16_t)~BIT(reg);
+        } else if (resident && !other && in->reg_write && !in->reg_read && in->reg_size >= 4) {
+            free_scratch = BIT(RAX); /* the address is used up when it is written */
+        } else if (resident && !(other && in->reg_gpr) && m.base != RCX) {
+            free_scratch = BIT(RCX);
+        } else if (resident) {
+            m = collapse(x, m, RCX);
+            free_scratch = BIT(RAX);
         } else {
             free_scratch = 0;
         }
@@ -2077,10 +2090,9 @@ static void check_next_page(struct xlate *x)
 static void note_repeatable(struct xlate *x)
 {
     const struct bt_insn *in = &x->insn[x->i];
-    bool by_test;
 
     if (in->kind == KIND_COPY && in->flags_set == RFLAGS_STATUS && x->flags == FLAGS_HW &&
-        repeatable(in, &x->repeat_regs, &by_test)) {
+        repeatable(in, &x->repeat_regs) != AGAIN_NOT) {
         x->repeat = (uint8_t)(x->i + 1);
     } else if ((in->kind == KIND_COPY && in->flags_changed) || written(in) & x->repeat_regs) {
         if (!x->flags)

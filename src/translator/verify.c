@@ -610,8 +610,6 @@ static bool head_writable(int64_t offset, unsigned size)
         {CONTEXT(slot), 8 * CONTEXT_SLOTS},
         {CONTEXT(spill), 8},
         {CONTEXT(value), 8},
-        {CONTEXT(x87_rip), 8},
-        {CONTEXT(count), 64},
         {CONTEXT(indirect_site), 4},
         {offsetof(struct cpu, rflags), 4},
         {offsetof(struct cpu, sti_shadow), 1},

@@ -482,8 +482,8 @@ static void set_drop(struct tlb_set *s, bool global_too)
         struct tlb_table *t = s->table[mode];
 
         for (unsigned access = 0; access < MMU_ACCESSES; access++)
-            FOR_EACH_BLOCK(block, t, access)
-        block_drop(t, access, block, global_too);
+            FOR_EACH_BLOCK (block, t, access)
+                block_drop(t, access, block, global_too);
         jumps_drop(t);
     }
     for (unsigned half = 0; half < 2; half++)
@@ -751,14 +751,14 @@ void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page)
 
             if (!t)
                 continue;
-            FOR_EACH_BLOCK(block, t, MMU_WRITE)
-            for (unsigned i = block * TLB_BLOCK; i < (block + 1) * TLB_BLOCK; i++) {
-                uint64_t tag = t->ways[MMU_WRITE].tag[i];
+            FOR_EACH_BLOCK (block, t, MMU_WRITE)
+                for (unsigned i = block * TLB_BLOCK; i < (block + 1) * TLB_BLOCK; i++) {
+                    uint64_t tag = t->ways[MMU_WRITE].tag[i];
 
-                if (tag != tlb_empty(i) &&
-                    (tag << 12) - 0x1000 + t->ways[MMU_WRITE].addend[i] == host)
-                    entry_drop(t, MMU_WRITE, i);
-            }
+                    if (tag != tlb_empty(i) &&
+                        (tag << 12) - 0x1000 + t->ways[MMU_WRITE].addend[i] == host)
+                        entry_drop(t, MMU_WRITE, i);
+                }
         }
 }
 
