@@ -7,6 +7,7 @@
 #include "chardev/chardev.h"
 #include "cli/cli.h"
 #include "devices/devices.h"
+#include "display/vnc.h"
 #include "machine/machine.h"
 #include "net/net.h"
 
@@ -18,6 +19,8 @@ struct backends {
     unsigned chardevs;
     struct net *net[ARRAY_SIZE(((struct run_options *)0)->netdevs)];
     unsigned nets;
+    struct display *display;
+    struct vnc *vnc;
 };
 
 /* ---- words: "KIND,key=value,..." ---------------------------------------------------------------
@@ -94,6 +97,19 @@ static int open_netdev(struct machine *m, const char *words, struct net **out, s
     return r < 0 ? error_prefix(err, r, "option --netdev: ") : 0;
 }
 
+/* ---- the display -------------------------------------------------------------------------------
+ */
+
+/* "none" was sorted out before; "vnc=WHERE". */
+static int open_display(struct machine *m, const char *words, struct backends *b, struct error *err)
+{
+    int r;
+
+    b->display = m->config.display = display_new();
+    r = vnc_open(b->display, words + strlen("vnc="), &b->vnc, err);
+    return r < 0 ? error_prefix(err, r, "option --display: ") : 0;
+}
+
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
@@ -107,6 +123,8 @@ int backends_open(struct machine *m, const struct run_options *o, struct backend
         r = open_chardev(m, o->chardevs[i], &b->chardev[b->chardevs++], err);
     for (unsigned i = 0; i < o->netdev_count && !r; i++)
         r = open_netdev(m, o->netdevs[i], &b->net[b->nets++], err);
+    if (!r && o->display)
+        r = open_display(m, o->display, b, err);
     return r;
 }
 
@@ -118,6 +136,8 @@ void backends_free(struct backends *b)
         chardev_free(b->chardev[i]);
     for (unsigned i = 0; i < b->nets; i++)
         net_free(b->net[i]);
+    vnc_free(b->vnc);
+    display_free(b->display);
     free(b);
 }
 

@@ -111,9 +111,16 @@ static rfbClient *connect_tcp(struct vnc *v, const char *password)
 {
     rfbClient *c = client_new(password);
 
+    free(c->serverHost);
     c->serverHost = strdup("127.0.0.1");
     c->serverPort = (int)vnc_port(v);
     return rfbInitClient(c, NULL, NULL) ? c : NULL; /* frees it itself */
+}
+
+static void client_end(rfbClient *c)
+{
+    free(c->frameBuffer);
+    rfbClientCleanup(c);
 }
 
 static void serve_until(rfbClient *c, bool (*done)(rfbClient *c))
@@ -209,7 +216,7 @@ static void use_client(struct fixture *f, rfbClient *c)
     pthread_mutex_unlock(&f->source.lock);
     screen_invalidate(f->source.screen);
     serve_until(c, is_larger);
-    rfbClientCleanup(c);
+    client_end(c);
     assert_true(took(&f->keys, 6));
     assert_false(f->keys.event[4].down);
     assert_false(f->keys.event[5].down);
@@ -274,7 +281,7 @@ static void a_password_is_asked_for(void **state)
     c = connect_tcp(v, "secret");
     assert_non_null(c);
     serve_until(c, shows_the_picture);
-    rfbClientCleanup(c);
+    client_end(c);
     vnc_free(v);
     close(fd);
     unlink(path);
@@ -319,7 +326,7 @@ static void confused_clients_are_let_go(void **state)
     c = connect_tcp(v, "");
     assert_non_null(c);
     serve_until(c, shows_the_picture);
-    rfbClientCleanup(c);
+    client_end(c);
     vnc_free(v);
 }
 
