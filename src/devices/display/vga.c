@@ -15,15 +15,35 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { BAR_MEMORY = 0, BAR_REGISTERS = 2, REGISTERS_SIZE = 4096, REGISTERS_PORTS = 0x400,
-       REGISTERS_VBE = 0x500, REGISTERS_QEMU = 0x600 };
+enum {
+    BAR_MEMORY = 0,
+    BAR_REGISTERS = 2,
+    REGISTERS_SIZE = 4096,
+    REGISTERS_PORTS = 0x400,
+    REGISTERS_VBE = 0x500,
+    REGISTERS_QEMU = 0x600
+};
 enum { WINDOW = 0xa0000, WINDOW_SIZE = 0x20000, WINDOW_BANK = 0x10000 };
-enum { PORT_CRTC_MONO = 0x3b4, PORT_ATTRIBUTE = 0x3c0, PORT_CRTC = 0x3d4, PORT_STATUS = 0x3da,
-       PORT_VBE = 0x1ce };
+enum {
+    PORT_CRTC_MONO = 0x3b4,
+    PORT_ATTRIBUTE = 0x3c0,
+    PORT_CRTC = 0x3d4,
+    PORT_STATUS = 0x3da,
+    PORT_VBE = 0x1ce
+};
 enum { MISC_COLOUR = 1, CRTC_PROTECT = 0x80, VBE_NEWEST = 0xb0c5, LITTLE_ENDIAN_TAG = 0x1e1e1e1e };
 enum { SEQ_MASK = 2, SEQ_FONT = 3, SEQ_MODE = 4, SEQ_CHAIN_4 = 8 };
-enum { GFX_SET = 0, GFX_ENABLE = 1, GFX_COMPARE = 2, GFX_ROTATE = 3, GFX_READ = 4, GFX_MODE = 5,
-       GFX_MISC = 6, GFX_CARE = 7, GFX_BITS = 8 };
+enum {
+    GFX_SET = 0,
+    GFX_ENABLE = 1,
+    GFX_COMPARE = 2,
+    GFX_ROTATE = 3,
+    GFX_READ = 4,
+    GFX_MODE = 5,
+    GFX_MISC = 6,
+    GFX_CARE = 7,
+    GFX_BITS = 8
+};
 
 #define to_vga(d) container_of(to_pci(d), struct vga, pci)
 
@@ -87,7 +107,8 @@ static void vbe_fix(struct vga *v)
     r->vbe[VBE_VIRTUAL_HEIGHT] = (uint16_t)MIN(v->vram->size / line, UINT64_C(0xffff));
     if (r->vbe[VBE_X] > r->vbe[VBE_VIRTUAL_WIDTH] - r->vbe[VBE_WIDTH])
         r->vbe[VBE_X] = 0;
-    if (r->vbe[VBE_Y] > r->vbe[VBE_VIRTUAL_HEIGHT] - MIN(r->vbe[VBE_HEIGHT], r->vbe[VBE_VIRTUAL_HEIGHT]))
+    if (r->vbe[VBE_Y] >
+        r->vbe[VBE_VIRTUAL_HEIGHT] - MIN(r->vbe[VBE_HEIGHT], r->vbe[VBE_VIRTUAL_HEIGHT]))
         r->vbe[VBE_Y] = 0;
 }
 
@@ -215,8 +236,7 @@ static uint8_t dac_read(struct vga_registers *r)
 
 static void dac_write(struct vga_registers *r, uint8_t value)
 {
-    r->dac[r->dac_write * 3 + r->dac_part] =
-        r->vbe[VBE_ENABLE] & VBE_DAC_8 ? value : value & 0x3f;
+    r->dac[r->dac_write * 3 + r->dac_part] = r->vbe[VBE_ENABLE] & VBE_DAC_8 ? value : value & 0x3f;
     if (++r->dac_part == 3) {
         r->dac_part = 0;
         r->dac_write++;
@@ -259,7 +279,9 @@ static void port_write(struct vga *v, unsigned port, uint8_t value)
     case 0x3c0: attribute_write(v, value); break;
     case 0x3c2: r->misc = value & (uint8_t)~0x10; break;
     case 0x3c4: r->sequencer_index = value & 7; break;
-    case 0x3c5: r->sequencer[r->sequencer_index] = value & sequencer_masks[r->sequencer_index]; break;
+    case 0x3c5:
+        r->sequencer[r->sequencer_index] = value & sequencer_masks[r->sequencer_index];
+        break;
     case 0x3c6: r->dac_mask = value; break;
     case 0x3c7:
         r->dac_read = value;
@@ -434,9 +456,7 @@ static uint8_t plane_value(const struct vga_registers *r, unsigned plane, uint8_
     case 0: bits = r->graphics[GFX_ENABLE] & 1 << plane ? set : rotated; break;
     case 1: return r->latch[plane];
     case 2: bits = value & 1 << plane ? 0xff : 0; break;
-    default:
-        bits = set;
-        mask &= rotated;
+    default: bits = set; mask &= rotated;
     }
     bits = combine(r->graphics[GFX_ROTATE] >> 3 & 3, bits, r->latch[plane]);
     return (uint8_t)((bits & mask) | (r->latch[plane] & ~mask));

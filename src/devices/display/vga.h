@@ -2,8 +2,8 @@
  * vga.h - a VGA with the VBE extensions of Bochs, as QEMU's "VGA": registers (vga.c) and how a
  * picture follows from them and from video memory (vga_draw.c).
  *
- * Video memory keeps the four planes side by side: byte `4 * offset + plane`. So what a guest sees in
- * the chained modes, and in the linear frame buffer, is the memory as it lies there.
+ * Video memory keeps the four planes side by side: byte `4 * offset + plane`. So what a guest sees
+ * in the chained modes, and in the linear frame buffer, is the memory as it lies there.
  */
 #ifndef DEVICES_DISPLAY_VGA_H
 #define DEVICES_DISPLAY_VGA_H
@@ -69,11 +69,21 @@ struct vga {
 
 /* A picture's shape; by vga_mode(), from registers. */
 struct vga_mode {
-    enum { VGA_BLANK, VGA_TEXT, VGA_PLANAR, VGA_CGA, VGA_PACKED_8, VGA_15, VGA_16, VGA_24, VGA_32 } kind;
+    enum {
+        VGA_BLANK,
+        VGA_TEXT,
+        VGA_PLANAR,
+        VGA_CGA,
+        VGA_PACKED_8,
+        VGA_15,
+        VGA_16,
+        VGA_24,
+        VGA_32
+    } kind;
     uint32_t width, height;
-    uint32_t start;      /* in video memory, bytes */
-    uint32_t stride;     /* bytes of video memory from line to line */
-    uint32_t repeat;     /* each line is shown so often */
+    uint32_t start;  /* in video memory, bytes */
+    uint32_t stride; /* bytes of video memory from line to line */
+    uint32_t repeat; /* each line is shown so often */
     uint32_t columns, rows, cell_width, cell_height;
 };
 void vga_mode(const struct vga_registers *r, uint32_t vram_size, struct vga_mode *out);

@@ -183,7 +183,8 @@ static void draw_text(struct vga *v, struct screen *screen, const struct vga_reg
         uint16_t now = (uint16_t)(code | attribute << 8);
         uint8_t font = two_fonts && attribute & 8 ? 0 : 1;
 
-        if (!whole && now == t->cells[i] && (cursor == t->cursor || (i != cursor && i != t->cursor)))
+        if (!whole && now == t->cells[i] &&
+            (cursor == t->cursor || (i != cursor && i != t->cursor)))
             continue;
         t->cells[i] = now;
         s->cells[i] = (struct screen_cell){code, attribute};
@@ -352,8 +353,8 @@ void vga_draw(struct vga *v, struct screen *screen, bool whole)
 /* VESA E-EDID 1.4: one detailed timing of 60 Hz, the range of frequencies, a name. */
 void vga_edid(uint8_t e[VGA_EDID], uint32_t width, uint32_t height)
 {
-    static const uint8_t chromaticity[10] = {0xee, 0x91, 0xa3, 0x54, 0x4c, 0x99, 0x26, 0x0f, 0x50,
-                                             0x54};
+    static const uint8_t chromaticity[10] = {0xee, 0x91, 0xa3, 0x54, 0x4c,
+                                             0x99, 0x26, 0x0f, 0x50, 0x54};
     uint32_t blank_x = 160, blank_y = 30, mm_x = width * 254 / 960, mm_y = height * 254 / 960;
     uint64_t clock = (uint64_t)(width + blank_x) * (height + blank_y) * 60 / 10000; /* 10 kHz */
     uint8_t *d = e + 54, sum = 0;

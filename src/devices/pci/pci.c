@@ -525,7 +525,8 @@ static int rom_add(struct pci_device *p, const struct pci_type *t, struct error 
     uint64_t size;
     int r;
 
-    if (!name || !*name || !strcmp(name, "none") || (!p->romfile && !p->dev.machine->config.firmware))
+    if (!name || !*name || !strcmp(name, "none") ||
+        (!p->romfile && !p->dev.machine->config.firmware))
         return 0;
     r = rom_find(name, "seabios or ipxe-qemu", &path, err);
     if (!r)
