@@ -81,6 +81,7 @@ struct vga_mode {
         VGA_32
     } kind;
     uint32_t width, height;
+    uint32_t unit;   /* bytes of video memory for one step of the address counter */
     uint32_t start;  /* in video memory, bytes */
     uint32_t stride; /* bytes of video memory from line to line */
     uint32_t repeat; /* each line is shown so often */

@@ -33,6 +33,7 @@ void vga_mode(const struct vga_registers *r, uint32_t vram_size, struct vga_mode
         m->width = r->vbe[VBE_WIDTH];
         m->height = r->vbe[VBE_HEIGHT];
         m->repeat = 1;
+        m->unit = 4;
         m->stride = bits == 4 ? r->vbe[VBE_VIRTUAL_WIDTH] / 2 : r->vbe[VBE_VIRTUAL_WIDTH] * bytes;
         m->start = m->stride * r->vbe[VBE_Y] +
                    (bits == 4 ? r->vbe[VBE_X] / 2 : r->vbe[VBE_X] * bytes);
@@ -40,8 +41,11 @@ void vga_mode(const struct vga_registers *r, uint32_t vram_size, struct vga_mode
     }
     if (!(r->attribute_index & ATTR_INDEX_SCREEN)) /* the palette is being loaded: dark */
         return;
-    m->start = ((uint32_t)c[0xc] << 8 | c[0xd]) * 4 & (vram_size - 1);
-    m->stride = (uint32_t)c[0x13] << 3;
+    /* In word mode the counter's addresses are doubled. Chained memory has no gaps here, where the
+     * hardware's has them and doubles once more. */
+    m->unit = c[0x17] & 0x40 || c[0x14] & 0x40 ? 4 : 8;
+    m->start = ((uint32_t)c[0xc] << 8 | c[0xd]) * m->unit & (vram_size - 1);
+    m->stride = (uint32_t)c[0x13] * 2 * m->unit;
     if (!(r->graphics[6] & 1)) {
         m->kind = VGA_TEXT;
         m->cell_width = r->sequencer[1] & 1 ? 8 : 9;
@@ -178,7 +182,7 @@ static void draw_text(struct vga *v, struct screen *screen, const struct vga_reg
     for (uint32_t i = 0; i < m->columns * m->rows; i++) {
         uint32_t x = i % m->columns, y = i / m->columns;
         const uint8_t *from = v->vram->host +
-                              ((m->start + y * m->stride + x * 8) & (v->vram->size - 1) & ~3u);
+                              ((m->start + y * m->stride + x * m->unit) & (v->vram->size - 1) & ~3u);
         uint8_t code = from[0], attribute = from[1];
         uint16_t now = (uint16_t)(code | attribute << 8);
         uint8_t font = two_fonts && attribute & 8 ? 0 : 1;
@@ -222,14 +226,14 @@ static uint32_t pixel(const struct vga *v, const struct vga_mode *m, uint64_t li
 
     switch (m->kind) {
     case VGA_PLANAR: {
-        const uint8_t *p = ram + ((line + x / 8 * 4) & last & ~UINT64_C(3));
+        const uint8_t *p = ram + ((line + x / 8 * m->unit) & last & ~UINT64_C(3));
         unsigned bit = 7 - x % 8;
 
         return palette[(p[0] >> bit & 1) | (p[1] >> bit & 1) << 1 | (p[2] >> bit & 1) << 2 |
                        (p[3] >> bit & 1) << 3];
     }
     case VGA_CGA: { /* two bits a pixel; planes 0 and 1 have alternating bytes */
-        const uint8_t *p = ram + ((line + x / 8 * 4) & last & ~UINT64_C(3));
+        const uint8_t *p = ram + ((line + x / 8 * m->unit) & last & ~UINT64_C(3));
         uint8_t byte = p[x / 4 & 1];
 
         return palette[byte >> (6 - 2 * (x % 4)) & 3];
