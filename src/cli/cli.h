@@ -37,7 +37,16 @@ struct run_options {
     const char *devices[32]; /* config.device_count of them */
     const char *chardevs[16], *drives[16], *netdevs[16];
     unsigned chardev_count, drive_count, netdev_count;
-    const char *display;          /* "vnc=WHERE"; NULL: none */
+    const char *display; /* "vnc=WHERE"; NULL: none */
+    /* What plan.c makes those above from. */
+    const char *operand; /* a kernel, an image, a folder */
+    const char *disks[12], *forwards[16];
+    unsigned disk_count, forward_count;
+    const char *cdrom, *net, *user, *password, *ssh_key;
+    bool snapshot;
+    char **made; /* texts of plan.c's */
+    unsigned made_count;
+    int seed_fd;                  /* 0: none */
     char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */

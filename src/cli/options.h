@@ -19,7 +19,7 @@ struct option_spec {
     int (*set)(void *target, const char *value, struct error *err);
 };
 
-enum { OPTIONS_MAX = 48 };
+enum { OPTIONS_MAX = 64 };
 
 /*
  * Parse argv[1..]; options and operands may be mixed, "--" ends options. An operand goes to

@@ -8,6 +8,7 @@
 #include "cli/cli.h"
 #include "cli/console.h"
 #include "cli/options.h"
+#include "cli/plan.h"
 #include "devices/devices.h"
 #include "engine/engine.h"
 #include "event/loop.h"
@@ -227,6 +228,64 @@ static int set_display(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_disk(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->disk_count == ARRAY_SIZE(o->disks))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->disks));
+    o->disks[o->disk_count++] = value;
+    return 0;
+}
+
+static int set_cdrom(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->cdrom = value;
+    return 0;
+}
+
+static int set_net(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->net = value;
+    return 0;
+}
+
+static int set_forward(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->forward_count == ARRAY_SIZE(o->forwards))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->forwards));
+    o->forwards[o->forward_count++] = value;
+    return 0;
+}
+
+static int set_snapshot(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->snapshot = true;
+    return 0;
+}
+
+static int set_user(void *target, const char *value, struct error *err)
+{
+    if (!*value || strspn(value, "abcdefghijklmnopqrstuvwxyz0123456789_-.") != strlen(value))
+        return error_set(err, EINVAL, "'%s' is not a user name of a-z, 0-9, _, - and .", value);
+    ((struct run_options *)target)->user = value;
+    return 0;
+}
+
+static int set_password(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->password = value;
+    return 0;
+}
+
+static int set_ssh_key(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->ssh_key = value;
+    return 0;
+}
+
 /* "order=cdn,menu=on", in any order, or the letters alone. */
 static int set_boot(void *target, const char *value, struct error *err)
 {
@@ -335,6 +394,14 @@ const struct option_spec run_option_specs[] = {
     {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
      set_serial},
     {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
+    {"disk", 'd', "FILE", NULL, "a disk; ,bus=virtio|ide|sata|scsi|nvme|usb,format=...", set_disk},
+    {"cdrom", 0, "FILE", NULL, "a CD or DVD image", set_cdrom},
+    {"snapshot", 0, NULL, NULL, "forget what is written to the disks", set_snapshot},
+    {"net", 'n', "WHAT", NULL, "user, none, tap,ifname=...; ,model=e1000 (user)", set_net},
+    {"forward", 'f', "H:G", NULL, "port H of this host leads to the guest's G", set_forward},
+    {"user", 0, "NAME", NULL, "cloud images: make this user", set_user},
+    {"password", 0, "TEXT", NULL, "cloud images: its password", set_password},
+    {"ssh-key", 0, "KEY", NULL, "cloud images: a public key, or a file of them", set_ssh_key},
     {"firmware", 0, "WHAT", NULL, "bios, uefi or FILE: start it, not the kernel", set_firmware},
     {"bios", 0, "FILE", NULL, "the same as --firmware FILE", set_firmware},
     {"firmware-vars", 0, "FILE", NULL, "UEFI's variables (a file of your own by --name)",
@@ -363,13 +430,16 @@ const struct option_spec run_option_specs[] = {
     {0},
 };
 
-static int set_kernel(void *target, const char *value, struct error *err)
+static int set_operand(void *target, const char *value, struct error *err)
 {
-    if (CONFIG(target)->kernel)
+    struct run_options *o = target;
+
+    if (o->operand)
         return error_set(err, EINVAL,
-                         "there can be one kernel, not '%s' and '%s'; quote what follows --append",
-                         CONFIG(target)->kernel, value);
-    CONFIG(target)->kernel = value;
+                         "there can be one kernel or image, not '%s' and '%s'; quote what follows "
+                         "--append, and give more disks by --disk",
+                         o->operand, value);
+    o->operand = value;
     return 0;
 }
 
@@ -394,13 +464,12 @@ static void help(void)
 int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 {
     struct run_options o = {
-        .config = {
-            .board = "pc", .engine = "auto", .cpus = 1, .memory = GiB, .acpi = true, .hpet = true}};
+        .config = {.engine = "auto", .cpus = 1, .memory = GiB, .acpi = true, .hpet = true}};
     unsigned terminals = 0;
     int r;
 
     translator_options_default(&o.bt);
-    r = options_parse(run_option_specs, argc, argv, &o, set_kernel, err);
+    r = options_parse(run_option_specs, argc, argv, &o, set_operand, err);
 
     if (r)
         return r;
@@ -414,8 +483,9 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
             net_help(stdout);
             return RUN_GAVE_HELP;
         }
-    if (!o.config.kernel && !o.config.firmware)
-        return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
+    if (!o.operand && !o.disk_count && !o.cdrom && !o.config.firmware)
+        return error_set(err, EINVAL,
+                         "run what? Try: hospes run IMAGE, or hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
         o.serial[o.serial_count++] = "stdio";
     for (unsigned i = 0; i < o.serial_count; i++)
@@ -565,7 +635,9 @@ int command_run(int argc, char **argv)
         log_error("run: %s", err.text);
         return EXIT_USAGE;
     }
-    r = run(&s, &o, &err);
+    r = plan_make(&o, &err);
+    if (!r)
+        r = run(&s, &o, &err);
     if (r < 0)
         log_error("%s", err.text);
     /* Devices use the back ends, and those, which write out what they hold, the machine's loop. */
@@ -574,6 +646,7 @@ int command_run(int argc, char **argv)
     backends_free(s.backends);
     for (unsigned i = 0; i < s.count; i++)
         chardev_free(s.chardevs[i]);
+    plan_free(&o);
     signal = console_close();
     machine_free(s.machine);
     if (signal) { /* die of it, so that the caller sees why */
