@@ -50,6 +50,7 @@ struct run_options {
     char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */
+    bool help_all;
     bool quiet;
     bool engine_check;
 };

@@ -860,7 +860,7 @@ int command_img(int argc, char **argv)
     r = options_parse(c->options, argc - 1, argv + 1, &o, operand, &err);
     if (r == 1) {
         printf("Usage: hospes img %s [OPTION]... %s\n\n%s.\n\n", v->name, v->usage, c->summary);
-        options_help(c->options, stdout);
+        options_help(c->options, true, stdout);
         return 0;
     }
     if (r == 0 && o.options && !strcmp(o.options, "help"))

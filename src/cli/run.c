@@ -379,6 +379,12 @@ static int set_bt_verify(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_help_all(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->help_all = true;
+    return 0;
+}
+
 const struct option_spec run_option_specs[] = {
     {"initrd", 'i', "FILE", NULL, "initial RAM disk", set_initrd},
     {"append", 'a', "TEXT", NULL, "the kernel's command line", set_append},
@@ -386,14 +392,15 @@ const struct option_spec run_option_specs[] = {
     {"memory", 'm', "SIZE", NULL, "RAM, as in 512M or 2G (1G)", set_memory},
     {"engine", 'e', "NAME", "auto|kvm|bt|interp|tcg", "auto, kvm, bt, interp (auto: the best here)",
      set_engine},
-    {"engine-check", 0, NULL, NULL, "compare each step of bt with interp; slow", set_engine_check},
+    {"engine-check", 0, NULL, NULL, "compare each step of bt with interp; slow", set_engine_check,
+     true},
     {"machine", 'M', "NAME", "pc|q35|microvm", "pc, q35, microvm (pc)", set_machine},
     {"cpu", 0, "MODEL", NULL, "host, max,-avx512f ...; help lists them (the engine's best)",
-     set_cpu},
-    {"name", 0, "TEXT", NULL, "the guest's name", set_name},
-    {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)",
-     set_serial},
-    {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon},
+     set_cpu, true},
+    {"name", 0, "TEXT", NULL, "the guest's name", set_name, true},
+    {"serial", 's', "WHERE", NULL, "stdio, none, file:PATH; again for COM2 ... (stdio)", set_serial,
+     true},
+    {"debugcon", 0, "WHERE", NULL, "the same for debug port 0xe9 (none)", set_debugcon, true},
     {"disk", 'd', "FILE", NULL, "a disk; ,bus=virtio|ide|sata|scsi|nvme|usb,format=...", set_disk},
     {"cdrom", 0, "FILE", NULL, "a CD or DVD image", set_cdrom},
     {"snapshot", 0, NULL, NULL, "forget what is written to the disks", set_snapshot},
@@ -403,30 +410,34 @@ const struct option_spec run_option_specs[] = {
     {"password", 0, "TEXT", NULL, "cloud images: its password", set_password},
     {"ssh-key", 0, "KEY", NULL, "cloud images: a public key, or a file of them", set_ssh_key},
     {"firmware", 0, "WHAT", NULL, "bios, uefi or FILE: start it, not the kernel", set_firmware},
-    {"bios", 0, "FILE", NULL, "the same as --firmware FILE", set_firmware},
+    {"bios", 0, "FILE", NULL, "the same as --firmware FILE", set_firmware, true},
     {"firmware-vars", 0, "FILE", NULL, "UEFI's variables (a file of your own by --name)",
-     set_firmware_vars},
+     set_firmware_vars, true},
     {"firmware-log", 0, "WHERE", NULL, "what the firmware says for its developers (none)",
-     set_firmware_log},
-    {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
-    {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive},
-    {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
+     set_firmware_log, true},
+    {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot, true},
+    {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive, true},
+    {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device, true},
     {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
-     set_netdev},
+     set_netdev, true},
     {"display", 0, "WHAT", NULL, "none, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
-    {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
+    {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev,
+     true},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
-    {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
-    {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet},
-    {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit},
-    {"bt-cache", 0, "SIZE", NULL, "room for translated code, 1M to 1G (128M)", set_bt_cache},
-    {"bt-stats", 0, NULL, NULL, "print the translator's counters at the end", set_bt_stats},
-    {"bt-log", 0, "FILE", NULL, "write guest and translated code side by side", set_bt_log},
-    {"bt-perf-map", 0, NULL, NULL, "write /tmp/perf-PID.map: perf names blocks", set_bt_perf_map},
-    {"bt-verify", 0, NULL, NULL, "prove each translation confined (slow)", set_bt_verify},
+    {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi, true},
+    {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet, true},
+    {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit,
+     true},
+    {"bt-cache", 0, "SIZE", NULL, "room for translated code, 1M to 1G (128M)", set_bt_cache, true},
+    {"bt-stats", 0, NULL, NULL, "print the translator's counters at the end", set_bt_stats, true},
+    {"bt-log", 0, "FILE", NULL, "write guest and translated code side by side", set_bt_log, true},
+    {"bt-perf-map", 0, NULL, NULL, "write /tmp/perf-PID.map: perf names blocks", set_bt_perf_map,
+     true},
+    {"bt-verify", 0, NULL, NULL, "prove each translation confined (slow)", set_bt_verify, true},
     {"log-level", 0, "LEVEL", "error|warning|info|debug", "error, warning, info, debug (info)",
-     set_log_level},
+     set_log_level, true},
     {"help", 'h', NULL, NULL, "this help", NULL},
+    {"help-all", 0, NULL, NULL, "all options, with those for experts", set_help_all},
     {0},
 };
 
@@ -443,17 +454,17 @@ static int set_operand(void *target, const char *value, struct error *err)
     return 0;
 }
 
-static void help(void)
+static void help(bool all)
 {
-    printf("Boot a kernel in a virtual machine, with its serial console on this terminal.\n\n"
-           "  hospes run vmlinuz --initrd initrd.img --append 'console=ttyS0'\n"
-           "  hospes run vmlinuz -c 2 -m 2G -i initrd.img -a 'console=ttyS0 quiet'\n"
-           "  hospes run test.elf --serial file:log --no-reboot; echo $?\n\n"
-           "A kernel is a Linux bzImage or vmlinux, an ELF file with a PVH note, or a Multiboot\n"
-           "kernel. Ctrl-A h tells the keys of the console, Ctrl-A x quits.\n\n"
-           "Options:\n");
-    options_help(run_option_specs, stdout);
-    printf("\nExit status:\n");
+    printf("Start a virtual machine, with its serial console on this terminal.\n\n"
+           "  hospes run disk.qcow2 --cpus 2 --memory 2G --forward 2222:22\n"
+           "  hospes run cloud.qcow2 --user me --ssh-key ~/.ssh/id_ed25519.pub --snapshot\n"
+           "  hospes run installer.iso --disk new.qcow2 --display vnc=:1\n"
+           "  hospes run vmlinuz --initrd initrd.img --append 'console=ttyS0'\n\n");
+    options_help(run_option_specs, all, stdout);
+    if (!all)
+        return;
+    printf("\nKeys: Ctrl-A h tells them, Ctrl-A x quits.\n\nExit status:\n");
     for (const struct exit_meaning *e = exit_meanings; e->text; e++)
         if (e->status < 0)
             printf("  odd  %s\n", e->text);
@@ -473,6 +484,10 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 
     if (r)
         return r;
+    if (o.help_all) {
+        help(true);
+        return RUN_GAVE_HELP;
+    }
     if (o.config.cpu && !strcmp(o.config.cpu, "help"))
         return RUN_WANTS_MODELS;
     for (unsigned i = 0; i < o.config.device_count; i++)
@@ -628,7 +643,7 @@ int command_run(int argc, char **argv)
         if (r == RUN_WANTS_MODELS)
             cpu_model_list(stdout);
         else if (r != RUN_GAVE_HELP)
-            help();
+            help(false);
         return 0;
     }
     if (r < 0) {
