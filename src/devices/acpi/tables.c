@@ -181,6 +181,45 @@ static void aml_end(struct writer *w, size_t at)
     w->data[at + 2] = (uint8_t)(length >> 12);
 }
 
+/* _CRS of a device with one range of memory and one interrupt (ACPI 6.4, 6.4.3). */
+static void aml_resources(struct writer *w, gpa base, uint32_t length, unsigned gsi)
+{
+    enum { SIZE = 12 + 9 + 2 };
+
+    put(w, 0x08, 1);
+    put_bytes(w, "_CRS", 4);
+    put(w, 0x11, 1);     /* BufferOp */
+    put(w, 3 + SIZE, 1); /* package length: itself, the size, the bytes */
+    put(w, 0x0a, 1);     /* BytePrefix */
+    put(w, SIZE, 1);
+    put(w, 0x86, 1); /* fixed 32-bit memory, writable */
+    put(w, 9, 2);
+    put(w, 1, 1);
+    put(w, base, 4);
+    put(w, length, 4);
+    put(w, 0x89, 1); /* extended interrupt: consumer, level, active high, exclusive */
+    put(w, 6, 2);
+    put(w, 1, 1);
+    put(w, 1, 1);
+    put(w, gsi, 4);
+    put(w, 0x79, 1); /* the end; its checksum is not used */
+    put(w, 0, 1);
+}
+
+static void put_virtio_slots(struct writer *w, const struct acpi_config *c)
+{
+    for (unsigned i = 0; i < c->virtio_slots; i++) {
+        auto_free char *name = xasprintf("VR%02X", i);
+        size_t device = aml_begin(w, 0x825b, 2, name);
+
+        aml_name_string(w, "_HID", "LNRO0005"); /* what Linux knows it by */
+        aml_name_integer(w, "_UID", i);
+        aml_name_integer(w, "_CCA", 1);
+        aml_resources(w, c->virtio_base + c->virtio_step * i, c->virtio_step, c->virtio_irq[i]);
+        aml_end(w, device);
+    }
+}
+
 static size_t build_ssdt(struct writer *w, const struct acpi_config *c)
 {
     size_t table = table_begin(w, "SSDT", 2), scope;
@@ -201,6 +240,7 @@ static size_t build_ssdt(struct writer *w, const struct acpi_config *c)
         aml_name_integer(w, "_UID", i);
         aml_end(w, device);
     }
+    put_virtio_slots(w, c);
     aml_end(w, scope);
     table_end(w);
     return table;
@@ -309,6 +349,10 @@ static size_t build_madt(struct writer *w, const struct acpi_config *c)
 {
     enum { PC_AT_COMPATIBLE = 1, ENABLED = 1, ACTIVE_HIGH = 1, LEVEL = 3 << 2 };
     size_t table = table_begin(w, "APIC", 4);
+    uint32_t level_isa = platforms[c->platform].level_isa;
+
+    for (unsigned i = 0; i < c->virtio_slots; i++)
+        level_isa |= 1u << c->virtio_irq[i];
 
     put(w, LAPIC_DEFAULT_BASE, 4);
     put(w, PC_AT_COMPATIBLE, 4);
@@ -326,7 +370,7 @@ static size_t build_madt(struct writer *w, const struct acpi_config *c)
     put(w, IOAPIC_DEFAULT_BASE, 4);
     put(w, 0, 4);
     for (unsigned irq = 0; irq < 16; irq++) {
-        bool level = platforms[c->platform].level_isa >> irq & 1;
+        bool level = level_isa >> irq & 1;
 
         if (irq && !level)
             continue;
