@@ -214,6 +214,12 @@ static int copy_all(struct pieces *p, const struct img_options *o, const char *o
     return r < 0 ? error_set_errno(err, -r, "cannot write '%s'", out_name) : 0;
 }
 
+static void remove_file(void *unused, const char *path)
+{
+    (void)unused;
+    unlink(path);
+}
+
 static int convert_into(const struct img_options *o, struct block_node *in, const char *name,
                         const char *format, const char *final, struct error *err)
 {
@@ -223,7 +229,8 @@ static int convert_into(const struct img_options *o, struct block_node *in, cons
     struct block_create c = {.size = in->size,
                              .backing = o->backing,
                              .backing_format = o->backing_format,
-                             .options = o->options};
+                             .options = o->options,
+                             .final_name = final};
     int r = 0;
 
     if (!o->no_create)
@@ -240,16 +247,18 @@ static int convert_into(const struct img_options *o, struct block_node *in, cons
                       (unsigned long long)p.out->size, (unsigned long long)in->size);
     if (p.out->driver->info)
         p.out->driver->info(p.out, &info);
-    /* Compressed are whole clusters; otherwise large blocks may have holes inside. */
-    p.grain = o->sparse ? MAX(o->sparse,
-                              o->compress ? info.cluster_size : MIN(info.cluster_size, 64 * KiB))
-                        : 0;
+    /* Zeros inside of large blocks become holes of the file; small clusters are left out whole. */
+    p.grain = o->sparse;
+    if (p.grain && (o->compress || info.cluster_size <= 64 * KiB))
+        p.grain = MAX(p.grain, info.cluster_size);
     if (p.grain > PIECE)
         p.grain = PIECE;
     p.zeros = !fresh || o->backing;
     p.in_order = info.cluster_size && !o->compress;
     if (r == 0)
         r = copy_all(&p, o, final, err);
+    if (r < 0 && !o->no_create && p.out->driver->files)
+        p.out->driver->files(p.out, remove_file, NULL);
     block_close(p.out);
     return r;
 }

@@ -8,6 +8,10 @@ static const struct model_setup setups[] = {
     {.format = "raw", .size = 2 * MiB},
     {.format = "vdi", .size = 9 * MiB},
     {.format = "vdi", .size = 5 * MiB + 512, .options = "static=on"},
+    {.format = "vpc", .size = 9 * MiB + 512},
+    {.format = "vmdk", .size = 5 * MiB + 512},
+    {.format = "vmdk", .size = 3 * MiB, .options = "zeroed_grain=on"},
+    {.format = "vpc", .size = 2 * MiB, .options = "subformat=fixed"},
 };
 
 static void random_use_agrees_with_a_model(void **unused)
