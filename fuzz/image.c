@@ -13,6 +13,11 @@
 
 enum { RECORD = 4 + BLOCK_SECTOR, FILE_LIMIT = 32 * MiB, WRITE = 1, MEND = 2 };
 
+static void ignore(const char *line)
+{
+    (void)line;
+}
+
 /* Descriptors may name files beside the image: there are none. */
 static void leave_the_world(void)
 {
@@ -22,7 +27,7 @@ static void leave_the_world(void)
     if (done)
         return;
     done = true;
-    log_set_level(LOG_ERROR - 1);
+    log_set_sink(ignore);
     if (!mkdtemp(folder) || chdir(folder) < 0 || rmdir(folder) < 0)
         abort();
 }
@@ -54,8 +59,8 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
     if (n % 2) {
         if (block_write(node, 0, data, sizeof(data)) < 0)
             abort();
-        if (node->driver->snapshot_create && node->driver->snapshot_create(node, "one", &err) < 0)
-            abort();
+        if (node->driver->snapshot_create) /* refused where a count has one bit */
+            node->driver->snapshot_create(node, "one", &err);
         block_write(node, 8192, data, sizeof(data));
     }
     block_close(node);
@@ -188,7 +193,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (block_check(n, &again, &err) == 0 && (again.corruptions || again.leaks))
             abort();
         change(n);
-        if (block_check(n, &again, &err) == 0 && again.corruptions)
+        /* An image whose tables share bytes with others is consistent until they are written. */
+        if (block_check(n, &again, &err) == 0 && again.corruptions && !c.corruptions_fixed)
             abort();
     } else if (n && n->driver->check) {
         block_check(n, &c, &err);
