@@ -151,9 +151,9 @@ static int open_backing(struct block_node *n, unsigned depth, struct error *err)
                      n->filename, path);
         n->backing = open_over(file, n->backing_format, flags, depth + 1, err);
     }
-    if (!n->backing)
-        return error_prefix(err, err ? -err->code : -EIO, "backing file of '%s': ", n->filename);
-    return 0;
+    if (!n->backing && depth == 0)
+        error_prefix(err, 0, "backing file of '%s': ", n->filename);
+    return n->backing ? 0 : -EIO;
 }
 
 static struct block_node *open_over(struct block_node *file, const char *format, unsigned flags,

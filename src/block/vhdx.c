@@ -645,7 +645,7 @@ static int read_bat(struct vhdx *v, struct block_node *n, uint64_t size, struct 
         case UNDEFINED: v->bat.place[i] = BAT_NONE; break;
         case ZERO:
         case UNMAPPED: v->bat.place[i] = BAT_ZERO; break;
-        case FULL: v->bat.place[i] = align_down(e, MiB); break;
+        case FULL: v->bat.place[i] = MAX(align_down(e, MiB), (uint64_t)BLOCK_SECTOR); break;
         default:
             return error_set(err, EINVAL, "'%s': block %llu has state %u", n->filename,
                              (unsigned long long)i, (unsigned)(e & 7));
