@@ -1,10 +1,15 @@
 /* ram.c - see ram.h. */
 #include "memory/ram.h"
 
+#include "memory/huge.h"
+
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+
+enum { LARGE = 8 * 1024 * 1024 }; /* below, huge pages are not worth a thread */
 
 int ram_block_new(const char *name, uint64_t size, struct ram_block **out, struct error *err)
 {
@@ -22,14 +27,23 @@ int ram_block_new(const char *name, uint64_t size, struct ram_block **out, struc
     b->fd = memfd_create(name, MFD_CLOEXEC);
     if (b->fd < 0 || ftruncate(b->fd, (off_t)b->size) < 0)
         goto fail;
-    b->host = mmap(NULL, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, b->fd, 0);
-    if (b->host == MAP_FAILED)
+    b->host = huge_reserve(b->size);
+    if (b->host == MAP_FAILED ||
+        mmap(b->host, b->size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED | MAP_NORESERVE,
+             b->fd, 0) == MAP_FAILED)
         goto fail;
     flags = mmap(NULL, b->size >> RAM_PAGE_BITS, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (flags == MAP_FAILED)
         goto fail;
     b->page_flags = flags;
+    flags = mmap(NULL, (b->size >> RAM_PAGE_BITS) * sizeof(*b->write_at), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (flags == MAP_FAILED)
+        goto fail;
+    b->write_at = flags;
+    if (b->size >= LARGE)
+        b->huge = huge_watch(b->host, b->size, b->fd);
     *out = b;
     return 0;
 
@@ -44,14 +58,29 @@ void ram_block_free(struct ram_block *b)
 {
     if (!b)
         return;
+    if (b->code_gone)
+        b->code_gone(b);
+    huge_unwatch(b->huge);
     if (b->host != MAP_FAILED)
         munmap(b->host, b->size);
     if (b->page_flags)
         munmap(b->page_flags, b->size >> RAM_PAGE_BITS);
+    if (b->write_at)
+        munmap(b->write_at, (b->size >> RAM_PAGE_BITS) * sizeof(*b->write_at));
     if (b->fd >= 0)
         close(b->fd);
     free(b->name);
     free(b);
+}
+
+int ram_discard(struct ram_block *b, uint64_t offset, uint64_t length)
+{
+    huge_leave(b->huge, offset, length);
+    if (fallocate(b->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)length) <
+        0)
+        return -errno;
+    ram_written(b, offset, length);
+    return 0;
 }
 
 void ram_written(struct ram_block *b, uint64_t offset, uint64_t length)

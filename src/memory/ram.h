@@ -42,15 +42,21 @@ struct ram_block {
     uint64_t size; /* bytes, a multiple of the page size */
     int fd;        /* the memfd, offset 0 = host[0] */
     atomic_uchar *page_flags; /* size >> RAM_PAGE_BITS of them */
+    atomic_uint *write_at;    /* the same: where a TLB may have a write entry; x86/mmu.c */
+    struct huge_area *huge;   /* NULL: not worth it */
     atomic_uchar tracking;    /* RAM_DIRTY_* clients that want to know of writes */
     /* Set by an engine that uses RAM_CODE; called from any thread, after the bytes changed. */
     void (*code_written)(struct ram_block *b, uint64_t offset, uint64_t length);
+    void (*code_gone)(struct ram_block *b); /* it is about to be freed */
     void *code_opaque;
 };
 
 /* `size` is rounded up to pages. Fails where the host cannot provide the address space. */
 int ram_block_new(const char *name, uint64_t size, struct ram_block **out, struct error *err);
 void ram_block_free(struct ram_block *b); /* NULL is nothing */
+/* Whole pages are given back to the host and are zeros when they are next looked at: a balloon.
+ * 0 or -errno. Any thread. */
+int ram_discard(struct ram_block *b, uint64_t offset, uint64_t length);
 
 static inline bool ram_write_is_plain(const struct ram_block *b, uint64_t offset)
 {

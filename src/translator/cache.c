@@ -34,6 +34,7 @@
 #include "translator/internal.h"
 
 #include "base/log.h"
+#include "memory/huge.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -54,13 +55,44 @@ static void release(void *p, size_t size)
         munmap(p, size);
 }
 
-enum { GUARD = 64 * 1024, INSN_REACH = 14, BLOCK_ROOM = 64 * 1024, REGION_MIN = 4 * 1024 * 1024 };
+/* One name for each page of a block of RAM, in an array that costs what is used of it. */
+static uint32_t *names_of(struct ram_block *ram)
+{
+    return ram->code_opaque;
+}
+
+static size_t names_size(const struct ram_block *ram)
+{
+    return (ram->size >> RAM_PAGE_BITS) * sizeof(uint32_t);
+}
+
+/* code_written() must find the translator from the block of RAM. */
+struct ram_names {
+    struct translator *t;
+    uint32_t name[];
+};
+
+static void names_free(struct ram_block *ram)
+{
+    struct ram_names *n = container_of(names_of(ram), struct ram_names, name[0]);
+
+    ram->code_opaque = NULL;
+    ram->code_written = NULL;
+    ram->code_gone = NULL;
+    release(n, sizeof(*n) + names_size(ram));
+}
+
+enum {
+    GUARD = HUGE_PAGE_SIZE,
+    INSN_REACH = 14,
+    BLOCK_ROOM = 64 * 1024,
+    REGION_MIN = 4 * 1024 * 1024
+};
 
 /* A mapping of the memfd with inaccessible zones around it. */
 static uint8_t *map_guarded(int fd, size_t size, int prot)
 {
-    uint8_t *all = mmap(NULL, size + 2 * GUARD, PROT_NONE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *all = huge_reserve(size + 2 * GUARD);
 
     if (all == MAP_FAILED)
         return NULL;
@@ -80,6 +112,8 @@ int cache_new(struct translator *t, struct error *err)
                          strerror(errno));
     t->rw = map_guarded(t->fd, t->size, PROT_READ | PROT_WRITE);
     t->rx = map_guarded(t->fd, t->size, PROT_READ | PROT_EXEC);
+    if (t->rw)
+        t->huge = huge_watch(t->rw, t->size, t->fd);
     t->hash = reserve(sizeof(*t->hash) << BLOCK_HASH_BITS);
     t->blocks = reserve(sizeof(*t->blocks) * MAX_BLOCKS);
     t->pages = reserve(sizeof(*t->pages) * MAX_PAGES);
@@ -97,12 +131,15 @@ int cache_new(struct translator *t, struct error *err)
 
 void cache_free(struct translator *t)
 {
+    huge_unwatch(t->huge);
     if (t->rw)
         munmap(t->rw - GUARD, t->size + 2 * GUARD);
     if (t->rx)
         munmap(t->rx - GUARD, t->size + 2 * GUARD);
     if (t->fd >= 0)
         close(t->fd);
+    for (unsigned i = 0; i < t->ram_count; i++)
+        names_free(t->ram[i]);
     release(t->hash, sizeof(*t->hash) << BLOCK_HASH_BITS);
     release(t->blocks, sizeof(*t->blocks) * MAX_BLOCKS);
     release(t->pages, sizeof(*t->pages) * MAX_PAGES);
@@ -157,29 +194,12 @@ bool cache_full(const struct translator *t)
 
 /* ---- pages ---------------------------------------------------------------------------------- */
 
-/* One name for each page of a block of RAM, in an array that costs what is used of it. */
-static uint32_t *names_of(struct ram_block *ram)
-{
-    return ram->code_opaque;
-}
-
-static size_t names_size(const struct ram_block *ram)
-{
-    return (ram->size >> RAM_PAGE_BITS) * sizeof(uint32_t);
-}
-
 uint32_t page_find(struct translator *t, struct ram_block *ram, uint64_t offset)
 {
     uint32_t *names = names_of(ram);
 
     return names ? names[offset >> RAM_PAGE_BITS] : 0;
 }
-
-/* code_written() must find the translator from the block of RAM. */
-struct ram_names {
-    struct translator *t;
-    uint32_t name[];
-};
 
 static struct translator *the_translator_of(struct ram_block *ram)
 {
@@ -211,6 +231,24 @@ void cache_empty(struct translator *t)
     t->page_count = 1;
     cache_begin(t);
     t->stats.flushes++;
+}
+
+/* A block of RAM goes; no vCPU runs. */
+static void ram_gone(struct ram_block *ram)
+{
+    struct translator *t = the_translator_of(ram);
+
+    pthread_mutex_lock(&t->lock);
+    cache_empty(t);
+    for (unsigned i = 0; i < t->cpu_count; i++)
+        t->cpus[i]->names_gone = t->cpus[i]->code_gone = true;
+    for (unsigned i = 0; i < t->ram_count; i++)
+        if (t->ram[i] == ram) {
+            t->ram[i] = t->ram[--t->ram_count];
+            break;
+        }
+    names_free(ram);
+    pthread_mutex_unlock(&t->lock);
 }
 
 static void drop_writes_elsewhere(struct translator *t, struct bt_cpu *c)
@@ -250,14 +288,15 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
         n->t = t;
         ram->code_opaque = names = n->name;
         ram->code_written = code_written;
+        ram->code_gone = ram_gone;
         t->ram[t->ram_count] = ram;
         t->ram_count++;
     }
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
         if (atomic_fetch_and(flags, (unsigned char)~RAM_WRITE_CACHED) & RAM_WRITE_CACHED) {
-            mmu_drop_writes(c->cpu, ram->host + (offset & ~UINT64_C(0xfff)));
-            drop_writes_elsewhere(t, c);
+            if (mmu_drop_writes(c->cpu, ram, offset))
+                drop_writes_elsewhere(t, c);
         }
     }
     if (others_hold_writes(t, c))
@@ -273,28 +312,6 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
 }
 
 /* ---- blocks --------------------------------------------------------------------------------- */
-
-static uint32_t hash_of(uint32_t page, unsigned offset, uint32_t key)
-{
-    uint64_t h = ((uint64_t)page << 12 | offset) * UINT64_C(0x9e3779b97f4a7c15) ^
-                 (uint64_t)key * UINT64_C(0xc2b2ae3d27d4eb4f);
-
-    return (uint32_t)(h >> (64 - BLOCK_HASH_BITS));
-}
-
-struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key)
-{
-    uint32_t i = __atomic_load_n(&t->hash[hash_of(page, offset, key)], __ATOMIC_ACQUIRE);
-
-    while (i) {
-        struct block *b = &t->blocks[i];
-
-        if (b->page == page && b->offset == offset && b->key == key)
-            return b;
-        i = __atomic_load_n(&b->next, __ATOMIC_ACQUIRE);
-    }
-    return NULL;
-}
 
 typedef uint64_t granule_set[GRANULE_WORDS];
 

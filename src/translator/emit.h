@@ -254,7 +254,7 @@ static inline uint8_t *emit_jcc(struct emitter *e, unsigned cond)
 }
 
 /* Make the jump whose displacement is at `place` go to `target`. Only within code that is not
- * executed yet; patch_jump() of cache.c is for the rest. */
+ * executed yet; patch32() of cache.c is for the rest. */
 static inline void emit_fix(struct emitter *e, uint8_t *place, const uint8_t *target)
 {
     int32_t rel = (int32_t)(target - (place + 4));

@@ -150,6 +150,23 @@ static void floating_point(void **state)
                      EXC_MF);
 }
 
+/* What FXSAVE says of the last instruction and operand must not be where those are in the host. */
+static void host_addresses_stay_here(void **state)
+{
+    struct guest *g = bt_guest(LONG64);
+
+    simd_fault_arm();
+    /* mov dword [rbx],0x37b (ZM clear); fldcw; mov dword [rbx],0; fld1; fdiv dword [rbx];
+     * fxsave64 [rbx+64] */
+    guest_code(g, GUEST_CODE, "dbe3 c7037b030000 d92b c70300000000 d9e8 d833 480fae4340 f4");
+    g->cpu->gpr[GPR_RBX] = GUEST_DATA;
+    run_to_halt(g);
+    assert_true(load_le(guest_memory(g, GUEST_DATA + 66), 2) & 0x80); /* an exception waits */
+    assert_int_equal(load_le(guest_memory(g, GUEST_DATA + 72), 8), 0);
+    assert_int_equal(load_le(guest_memory(g, GUEST_DATA + 80), 8), 0);
+    bt_free(g);
+}
+
 static void page_faults(void **state)
 {
     /* A shared check that fails for its second access only: mov [rbx],eax; mov [rbx+0x100],eax */
@@ -369,6 +386,34 @@ static void has(const void *at, const char *want)
 
     permissions(at, mode);
     assert_string_equal(mode, want);
+}
+
+/* Code in a device's memory, which goes with the device. */
+static void memory_with_code_goes(void **state)
+{
+    struct guest *g = bt_guest(PROT32);
+    struct error err = {0};
+    struct ram_block *extra;
+    struct region *region;
+
+    assert_int_equal(ram_block_new("extra", 0x1000, &extra, &err), 0);
+    assert_int_equal(memory_add_ram(g->memory, "extra", 0x400000, 0x1000, PRIORITY_DEFAULT, IN_ALL,
+                                    extra, 0, true, &region, &err),
+                     0);
+    memcpy(extra->host, "\x40\xf4", 2); /* inc eax; hlt */
+    guest_code(g, GUEST_CODE, "31c0 68 00004000 c3");
+    run_to_halt(g);
+    assert_int_equal(g->cpu->gpr[GPR_RAX], 1);
+    assert_int_equal(translator_of(g)->ram_count, 2);
+
+    memory_remove(region);
+    mmu_flush_all(g->cpu);
+    ram_block_free(extra);
+    assert_int_equal(translator_of(g)->ram_count, 1);
+    guest_code(g, GUEST_CODE, "40 40 f4");
+    run_to_halt(g);
+    assert_int_equal(g->cpu->gpr[GPR_RAX], 3);
+    bt_free(g);
 }
 
 static void nothing_is_writable_and_executable(void **state)
@@ -625,12 +670,64 @@ static void verifier_wants_known_targets(void **state)
     bt_free(g);
 }
 
+static void fs_in_data(struct guest *g)
+{
+    in_data(g);
+    g->cpu->seg[SEG_FS].base = GUEST_DATA;
+    g->cpu->gpr[GPR_RCX] = 0xc0000100;
+}
+
+/* Checks on both sides of an instruction that C does are shared only as its site allows. */
+static void verifier_knows_helpers(void **state)
+{
+    static const struct {
+        const char *hex;
+        enum help_op op, other;
+        uint16_t writes; /* besides */
+    } cases[] = {
+        /* mov [rbx+8],eax; in al,0x80; mov [rbx+12],ecx */
+        {"894308 e480 894b0c f4", HELP_IN, HELP_INVLPG, 0},
+        {"894308 e480 894b0c f4", HELP_IN, HELP_TO_CR3, 0},
+        {"894308 e480 894b0c f4", HELP_IN, HELP_IN, BIT(GPR_RBX)},
+        /* mov eax,fs:[8]; rdmsr; mov eax,fs:[12] */
+        {"648b042508000000 0f32 648b04250c000000 f4", HELP_RDMSR, HELP_WRMSR, 0},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct guest *g = bt_guest(LONG64);
+        struct translator *t = translator_of(g);
+        struct site *s = NULL, was;
+        const struct block *b;
+        char why[256];
+
+        guest_code(g, GUEST_CODE, cases[i].hex);
+        fs_in_data(g);
+        run_to_halt(g);
+        b = block_at(t, 0);
+        assert_non_null(b);
+        for (uint32_t n = 0; n < t->site_count; n++)
+            if (t->sites[n].kind == SITE_HELP && &t->blocks[t->sites[n].block] == b)
+                s = &t->sites[n];
+        assert_non_null(s);
+        assert_int_equal(s->helper, cases[i].op);
+        assert_true(verify_block(t, b, why, sizeof(why)));
+        was = *s;
+        s->helper = (uint8_t)cases[i].other;
+        s->writes |= cases[i].writes;
+        assert_false(verify_block(t, b, why, sizeof(why)));
+        *s = was;
+        assert_true(verify_block(t, b, why, sizeof(why)));
+        bt_free(g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(divisions, at_start),
         cmocka_unit_test_setup(misaligned, at_start),
         cmocka_unit_test_setup(floating_point, at_start),
+        cmocka_unit_test_setup(host_addresses_stay_here, at_start),
         cmocka_unit_test_setup(page_faults, at_start),
         cmocka_unit_test_setup(cut_offsets_wrap, at_start),
         cmocka_unit_test_setup(cut_offsets_wrap_in_16_bits, at_start),
@@ -642,11 +739,13 @@ int main(void)
         cmocka_unit_test_setup(returns_to_nowhere, at_start),
         cmocka_unit_test_setup(kicks, at_start),
         cmocka_unit_test_setup(cache_is_bounded, at_start),
+        cmocka_unit_test_setup(memory_with_code_goes, at_start),
         cmocka_unit_test_setup(nothing_is_writable_and_executable, at_start),
         cmocka_unit_test_setup(tools_write_what_they_should, at_start),
         cmocka_unit_test_setup(options_are_bounded, at_start),
         cmocka_unit_test_setup(verifier_can_fail, at_start),
         cmocka_unit_test_setup(verifier_wants_known_targets, at_start),
+        cmocka_unit_test_setup(verifier_knows_helpers, at_start),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
