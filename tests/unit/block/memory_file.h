@@ -20,6 +20,7 @@ struct memory_file {
     bool recording;
     struct memory_event *event;
     size_t events, events_room;
+    uint64_t limit; /* writes behind it are -ENOSPC */
     int fail_after; /* writes until one fails with EIO; -1: never */
 };
 

@@ -8,6 +8,12 @@ static const struct model_setup setups[] = {
     {.format = "raw", .size = 2 * MiB},
     {.format = "vdi", .size = 9 * MiB},
     {.format = "vdi", .size = 5 * MiB + 512, .options = "static=on"},
+    {.format = "vpc", .size = 9 * MiB + 512},
+    {.format = "vmdk", .size = 5 * MiB + 512},
+    {.format = "vmdk", .size = 3 * MiB, .options = "zeroed_grain=on"},
+    {.format = "vhdx", .size = 9 * MiB, .options = "block_size=1M"},
+    {.format = "vhdx", .size = 5 * MiB + 512, .options = "block_size=2M,subformat=fixed"},
+    {.format = "vpc", .size = 2 * MiB, .options = "subformat=fixed"},
 };
 
 static void random_use_agrees_with_a_model(void **unused)
@@ -28,7 +34,7 @@ static void a_power_cut_loses_nothing_flushed(void **unused)
 
         s.leaks = true;
         print_message("# setup %u %s %s\n", i, s.format, s.options);
-        model_cut(&s, 77 + i, 100, 4);
+        model_cut(&s, 77 + i, 100, strcmp(s.format, "vhdx") ? 4 : 9);
     }
 }
 
