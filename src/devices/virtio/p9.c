@@ -223,6 +223,7 @@ static void fid_free(struct p9 *p, struct fid *f)
 /* ---- paths -------------------------------------------------------------------------------------
  */
 
+/* With O_PATH a link at the end is what is meant, and a descriptor of it the result. */
 static int open_beneath(const struct p9 *p, const char *path, int flags, mode_t mode)
 {
     struct open_how how = {.flags = (uint64_t)(flags | O_CLOEXEC | O_NOFOLLOW),
@@ -231,8 +232,6 @@ static int open_beneath(const struct p9 *p, const char *path, int flags, mode_t 
                                       RESOLVE_NO_SYMLINKS};
     long fd;
 
-    if (flags & O_PATH)
-        how.resolve &= ~(uint64_t)RESOLVE_NO_SYMLINKS; /* a link at the end is what is meant */
     fd = syscall(SYS_openat2, p->root, path, &how, sizeof(how));
     return fd < 0 ? -errno : (int)fd;
 }
