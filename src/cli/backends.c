@@ -8,6 +8,7 @@
 #include "chardev/chardev.h"
 #include "cli/cli.h"
 #include "devices/devices.h"
+#include "display/vnc.h"
 #include "machine/machine.h"
 #include "net/net.h"
 
@@ -19,6 +20,8 @@ enum { BACKENDS = 48 };
 struct backends {
     struct machine_backend list[BACKENDS];
     unsigned count;
+    struct display *display;
+    struct vnc *vnc;
 };
 
 /* ---- words: "KIND,key=value,..." ---------------------------------------------------------------
@@ -115,6 +118,22 @@ static int open_netdev(struct backends *b, const char *words, struct error *err)
     return remember(b, "netdev", xstrdup(net_id(net)), net, err);
 }
 
+/* ---- the display -------------------------------------------------------------------------------
+ */
+
+/* "none" was sorted out before; "vnc=WHERE". */
+static int open_display(struct machine *m, const char *words, struct backends *b, struct error *err)
+{
+    int r;
+
+    b->display = m->config.display = display_new();
+    r = vnc_open(b->display, words + strlen("vnc="), &b->vnc, err);
+    return r < 0 ? error_prefix(err, r, "option --display: ") : 0;
+}
+
+/* ---- all of them -------------------------------------------------------------------------------
+ */
+
 int backends_open(struct machine *m, const struct run_options *o, struct backends **out,
                   struct error *err)
 {
@@ -129,6 +148,8 @@ int backends_open(struct machine *m, const struct run_options *o, struct backend
         r = open_netdev(b, o->netdevs[i], err);
     m->config.backends = b->list;
     m->config.backend_count = b->count;
+    if (!r && o->display)
+        r = open_display(m, o->display, b, err);
     return r;
 }
 
@@ -145,6 +166,8 @@ void backends_free(struct backends *b)
             net_free(b->list[i].object);
         free((char *)b->list[i].id);
     }
+    vnc_free(b->vnc);
+    display_free(b->display);
     free(b);
 }
 

@@ -240,7 +240,10 @@ static int convert_into(const struct img_options *o, struct block_node *in, cons
                       (unsigned long long)p.out->size, (unsigned long long)in->size);
     if (p.out->driver->info)
         p.out->driver->info(p.out, &info);
-    p.grain = o->sparse ? MAX(o->sparse, info.cluster_size) : 0;
+    /* Compressed are whole clusters; otherwise large blocks may have holes inside. */
+    p.grain = o->sparse ? MAX(o->sparse,
+                              o->compress ? info.cluster_size : MIN(info.cluster_size, 64 * KiB))
+                        : 0;
     if (p.grain > PIECE)
         p.grain = PIECE;
     p.zeros = !fresh || o->backing;

@@ -217,6 +217,16 @@ static int set_netdev(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_display(void *target, const char *value, struct error *err)
+{
+    bool none = !strcmp(value, "none");
+
+    if (!none && strncmp(value, "vnc=", 4))
+        return error_set(err, EINVAL, "'%s' is none of none, vnc=[HOST]:N, vnc=unix:PATH", value);
+    ((struct run_options *)target)->display = none ? NULL : value;
+    return 0;
+}
+
 /* "order=cdn,menu=on", in any order, or the letters alone. */
 static int set_boot(void *target, const char *value, struct error *err)
 {
@@ -336,6 +346,7 @@ const struct option_spec run_option_specs[] = {
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
     {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
      set_netdev},
+    {"display", 0, "WHAT", NULL, "none, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
     {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},

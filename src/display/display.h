@@ -60,12 +60,13 @@ struct screen_driver {
      * screenshot's, with the screen's lock held and no other: take the device's. `whole`: nothing
      * drawn before counts (first time, or after screen_invalidate()). */
     void (*update)(void *opaque, struct screen *s, bool whole);
-    /* Somebody would like this size (a viewer's window): a hint for the guest. With no lock held.
-     * May be NULL. */
+    /* Somebody would like this size (a viewer's window): a hint for the guest. With the screen's
+     * lock held, as update(). May be NULL. */
     void (*wish_size)(void *opaque, uint32_t width, uint32_t height);
 };
 
-/* Screens are numbered in order of creation; the lowest is what is shown by default. */
+/* Screens are numbered in order of creation; the lowest is what is shown by default. `d` NULL (no
+ * display: machine->config.display): there is no screen, NULL, which all [any] functions take. */
 struct screen *screen_add(struct display *d, const char *name, const struct screen_driver *driver);
 void screen_remove(struct screen *s); /* NULL is nothing */
 
@@ -166,6 +167,7 @@ struct input_sink_ops {
  * when the guest enables it. Keys that are down when the receiver changes are released there.
  */
 struct input_sink;
+/* `d` NULL: nobody types; NULL. */
 struct input_sink *input_sink_add(struct display *d, const struct input_sink_ops *ops);
 void input_sink_remove(struct input_sink *s);                /* NULL is nothing */
 void input_sink_set_ready(struct input_sink *s, bool ready); /* false at first. [any] */

@@ -16,6 +16,7 @@
 
 #include <stdatomic.h>
 
+struct display;
 struct loop;
 
 enum { MACHINE_MAX_CPUS = 255 };
@@ -60,6 +61,7 @@ struct machine_config {
     struct chardev *firmware_log; /* port 0x402 */
     struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
     struct chardev *debugcon;     /* port 0xe9 */
+    struct display *display;      /* screens and input; NULL: nobody looks. Not owned. */
     bool isa_debug_exit;
     uint64_t rtc_base; /* seconds since 1970 at start; 0: the host's clock */
 };
