@@ -90,7 +90,7 @@ static bool receive_locked(struct rtl8139 *r, const struct net_packet *p);
 static bool send_frame(struct rtl8139 *r, size_t size, const uint8_t tag[4], struct net_offload o)
 {
     struct iovec iov[3] = {
-        {r->frame, 12}, {(void *)(uintptr_t)tag, tag ? 4 : 0}, {r->frame + 12, 0}};
+        {r->frame, 12}, {tag ? (void *)(uintptr_t)tag : r->frame, tag ? 4 : 0}, {r->frame + 12, 0}};
     struct net_packet p = {.iov = iov, .count = 3};
 
     if (size < NET_HEADER)
