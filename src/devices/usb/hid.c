@@ -275,7 +275,8 @@ static int hid_transfer(struct usb_device *d, struct usb_packet *p)
     if (!h->count && !h->untold)
         return USB_NAK;
     h->untold = false;
-    size = MIN(make_report(h, r), p->length);
+    size = make_report(h, r);
+    size = MIN(size, p->length); /* the macro would make two */
     memcpy(p->data, r, size);
     return (int)size;
 }
