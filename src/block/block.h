@@ -107,6 +107,8 @@ struct block_driver {
                             size_t length);
     int (*map)(struct block_node *n, uint64_t offset, uint64_t length, unsigned flags,
                struct block_extent *out);
+    /* Protocols: does the host's file have a hole there? 1 or 0, for *run bytes at least. */
+    int (*hole)(struct block_node *n, uint64_t offset, uint64_t length, uint64_t *run);
     int (*resize)(struct block_node *n, uint64_t size, struct error *err);
     int (*check)(struct block_node *n, struct block_check *c, struct error *err);
     int (*info)(struct block_node *n, struct block_info *out);
@@ -142,7 +144,6 @@ const struct block_driver *block_driver_find(const char *name);
 /*
  * Open `filename` (a path, or nbd://, nbd+unix://, ... as libnbd knows them). `format` NULL: find
  * it out by the content, which nobody should do with an image that a guest can write.
- * `options` may be NULL: drivers take theirs from it.
  */
 struct block_node *block_open(const char *filename, const char *format, unsigned flags,
                               struct error *err);
@@ -150,12 +151,16 @@ struct block_node *block_open(const char *filename, const char *format, unsigned
 struct block_node *block_open_over(struct block_node *file, const char *format, unsigned flags,
                                    struct error *err);
 struct block_node *block_open_protocol(const char *filename, unsigned flags, struct error *err);
-/* A protocol node of a driver of the caller's own (tests), or of an open descriptor (file.c). */
+/* A file without a name, for temporary data; takes the descriptor over. */
+struct block_node *block_open_fd(int fd, const char *name, unsigned flags, struct error *err);
+/* A closed node of a driver, for protocols of the caller's own (tests). */
 struct block_node *block_node_new(const struct block_driver *driver, const char *filename,
                                   unsigned flags);
 void block_close(struct block_node *n); /* NULL is nothing */
 /* The format whose magic numbers are there, or raw. */
 int block_probe(struct block_node *file, const struct block_driver **out);
+/* The same of a first sector that somebody is about to write. */
+const struct block_driver *block_probe_sector(const uint8_t sector[BLOCK_SECTOR]);
 
 struct block_create {
     uint64_t size;
@@ -209,6 +214,8 @@ void block_end(struct block_node *n, unsigned ticket);
  * call that returned true has ended. Not to be called by two threads at once. */
 bool block_quiesced(struct block_node *n);
 bool block_is_zero(const void *buffer, size_t length);
+/* A protocol's file reaches at least to `end` now. */
+void block_grew(struct block_node *n, uint64_t end);
 static inline uint64_t load_be(const void *p, unsigned size)
 {
     return __builtin_bswap64(load_le(p, size)) >> (64 - 8 * size);

@@ -89,7 +89,8 @@ struct disk_request {
     struct disk_request *next;
     struct block_node *node;
     unsigned ticket;
-    uint64_t bytes;
+    int refused;
+    uint64_t bytes, place;
 };
 
 void disk_submit(struct disk *d, struct disk_request *r);

@@ -121,6 +121,14 @@ int board_add_isa(struct machine *m, bool pc, struct error *err)
     return r;
 }
 
+int board_add_devices(struct machine *m, struct error *err)
+{
+    for (unsigned i = 0; i < m->config.device_count; i++)
+        if (!device_add_text(m, m->config.devices[i], err))
+            return error_prefix(err, -err->code, "device %s: ", m->config.devices[i]);
+    return 0;
+}
+
 /* ---- PCI, as firmware leaves it ----------------------------------------------------------------
  */
 
@@ -337,29 +345,6 @@ static int fw_cfg_acpi(struct machine *m, struct device *fw_cfg, struct error *e
     return r;
 }
 
-/* Kernels learn of virtio-mmio by ACPI, or without it by their command line. */
-static void tell_of_slots(struct machine *m)
-{
-    struct board *b = board_of(m);
-
-    for (unsigned i = 0; i < b->virtio_slots; i++) {
-        char *longer;
-
-        b->level_isa |= 1u << b->virtio_irq[i];
-        if (m->config.acpi)
-            continue;
-        longer = xasprintf("%s virtio_mmio.device=%d@%#llx:%u",
-                           b->append          ? b->append
-                           : m->config.append ? m->config.append
-                                              : "",
-                           BOARD_VIRTIO_STEP,
-                           (unsigned long long)(BOARD_VIRTIO_BASE + BOARD_VIRTIO_STEP * i),
-                           b->virtio_irq[i]);
-        free(b->append);
-        b->append = longer;
-    }
-}
-
 int board_finish(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
@@ -370,7 +355,7 @@ int board_finish(struct machine *m, struct error *err)
         return r;
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
-    tell_of_slots(m);
+    board_virtio_append(m);
     if (m->config.kernel)
         r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
     if (r < 0)

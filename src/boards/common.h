@@ -67,7 +67,11 @@ int board_tell_firmware(struct machine *m, struct error *err);
 
 /* Serial ports, debug ports, pvpanic; with `pc` also i8042 and port 0x92. */
 int board_add_isa(struct machine *m, bool pc, struct error *err);
-/* The devices of the command line; in board_finish(). */
+/* For machine->mmio_slot of boards that have slots; and the kernel's command line with them. */
+int board_virtio_slot(struct machine *m, gpa *base, uint8_t *irq, struct error *err);
+void board_virtio_append(struct machine *m);
+
+/* The devices that the user asked for. */
 int board_add_devices(struct machine *m, struct error *err);
 /* Open the kernel, if there is one, and set the load hook. The last step of a build. */
 int board_finish(struct machine *m, struct error *err);

@@ -49,7 +49,7 @@ void board_free_firmware(struct machine *m)
     struct board *b = board_of(m);
 
     memory_remove(b->rom_region);
-    ram_block_free(b->rom);
+    machine_release_ram(m, b->rom);
 }
 
 int board_tell_firmware(struct machine *m, struct error *err)

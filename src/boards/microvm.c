@@ -38,6 +38,7 @@ static int microvm_build(struct machine *m, struct error *err)
     if (!b->pm)
         return -err->code;
     m->power_button = microvm_power_button;
+    m->mmio_slot = board_virtio_slot;
     r = board_add_isa(m, false, err);
     return r ? r : board_finish(m, err);
 }

@@ -3,6 +3,7 @@
  */
 #include "cli/backends.h"
 
+#include "block/disk.h"
 #include "boards/board.h"
 #include "chardev/chardev.h"
 #include "cli/cli.h"
@@ -14,11 +15,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+enum { BACKENDS = 48 };
+
 struct backends {
-    struct chardev *chardev[ARRAY_SIZE(((struct run_options *)0)->chardevs)];
-    unsigned chardevs;
-    struct net *net[ARRAY_SIZE(((struct run_options *)0)->netdevs)];
-    unsigned nets;
+    struct machine_backend list[BACKENDS];
+    unsigned count;
     struct display *display;
     struct vnc *vnc;
 };
@@ -58,13 +59,23 @@ static bool kind_is(const char *words, const char *kind)
     return !strncmp(words, kind, length) && (!words[length] || words[length] == ',');
 }
 
-/* ---- character devices -------------------------------------------------------------------------
+/* ---- opening -----------------------------------------------------------------------------------
  */
 
-static int open_chardev(struct machine *m, const char *words, struct chardev **out,
-                        struct error *err)
+static int remember(struct backends *b, const char *kind, char *id, void *object, struct error *err)
 {
-    auto_free char *id = value_of(words, "id"), *path = value_of(words, "path");
+    bool twice = false;
+
+    for (unsigned i = 0; i < b->count; i++)
+        twice |= !strcmp(b->list[i].kind, kind) && !strcmp(b->list[i].id, id);
+    b->list[b->count++] = (struct machine_backend){.kind = kind, .id = id, .object = object};
+    return twice ? error_set(err, EEXIST, "option --%s: there are two with id=%s", kind, id) : 0;
+}
+
+static int open_chardev(struct backends *b, struct machine *m, const char *words, struct error *err)
+{
+    auto_free char *path = value_of(words, "path");
+    char *id = value_of(words, "id");
     struct chardev *c = NULL;
     int r = 0;
 
@@ -79,22 +90,32 @@ static int open_chardev(struct machine *m, const char *words, struct chardev **o
                       "option --chardev: '%s' is neither null,id=ID nor "
                       "file,id=ID,path=FILE",
                       words);
-    if (r < 0)
+    if (r < 0) {
+        free(id);
         return r;
-    *out = c;
-    return machine_backend_add(m, "chardev", id, c, err);
+    }
+    return remember(b, "chardev", id, c, err);
 }
 
-/* ---- networks ----------------------------------------------------------------------------------
- */
-
-static int open_netdev(struct machine *m, const char *words, struct net **out, struct error *err)
+/* "id=NAME," and what disk_open() takes. */
+static int open_drive(struct backends *b, const char *words, struct error *err)
 {
-    int r = net_open(words, out, err);
+    const char *id = words + 3, *comma = strchr(id, ',');
+    struct disk *disk = disk_open(comma + 1, err);
 
-    if (!r)
-        r = machine_backend_add(m, "netdev", net_id(*out), *out, err);
-    return r < 0 ? error_prefix(err, r, "option --netdev: ") : 0;
+    if (!disk)
+        return error_prefix(err, -err->code, "drive %.*s: ", (int)(comma - id), id);
+    return remember(b, "drive", strndup(id, (size_t)(comma - id)), disk, err);
+}
+
+static int open_netdev(struct backends *b, const char *words, struct error *err)
+{
+    struct net *net;
+    int r = net_open(words, &net, err);
+
+    if (r < 0)
+        return error_prefix(err, r, "option --netdev: ");
+    return remember(b, "netdev", xstrdup(net_id(net)), net, err);
 }
 
 /* ---- the display -------------------------------------------------------------------------------
@@ -120,9 +141,13 @@ int backends_open(struct machine *m, const struct run_options *o, struct backend
     int r = 0;
 
     for (unsigned i = 0; i < o->chardev_count && !r; i++)
-        r = open_chardev(m, o->chardevs[i], &b->chardev[b->chardevs++], err);
+        r = open_chardev(b, m, o->chardevs[i], err);
+    for (unsigned i = 0; i < o->drive_count && !r; i++)
+        r = open_drive(b, o->drives[i], err);
     for (unsigned i = 0; i < o->netdev_count && !r; i++)
-        r = open_netdev(m, o->netdevs[i], &b->net[b->nets++], err);
+        r = open_netdev(b, o->netdevs[i], err);
+    m->config.backends = b->list;
+    m->config.backend_count = b->count;
     if (!r && o->display)
         r = open_display(m, o->display, b, err);
     return r;
@@ -132,10 +157,15 @@ void backends_free(struct backends *b)
 {
     if (!b)
         return;
-    for (unsigned i = 0; i < b->chardevs; i++)
-        chardev_free(b->chardev[i]);
-    for (unsigned i = 0; i < b->nets; i++)
-        net_free(b->net[i]);
+    for (unsigned i = 0; i < b->count; i++) {
+        if (!strcmp(b->list[i].kind, "chardev"))
+            chardev_free(b->list[i].object);
+        else if (!strcmp(b->list[i].kind, "drive"))
+            disk_close(b->list[i].object);
+        else
+            net_free(b->list[i].object);
+        free((char *)b->list[i].id);
+    }
     vnc_free(b->vnc);
     display_free(b->display);
     free(b);

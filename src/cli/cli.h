@@ -50,6 +50,7 @@ enum { RUN_WANTS_HELP = 1, RUN_WANTS_MODELS = 2, RUN_GAVE_HELP = 3 };
 int run_parse(int argc, char **argv, struct run_options *out, struct error *err);
 int command_run(int argc, char **argv);
 int command_doctor(int argc, char **argv);
+int command_img(int argc, char **argv);
 /* What the status for a machine that ended is. */
 int exit_status_of(enum machine_end end, int debug_code);
 
@@ -57,8 +58,10 @@ struct command {
     const char *name, *summary;
     int (*run)(int argc, char **argv); /* argv[0] is the command */
     const struct option_spec *options;
+    const struct command *sub; /* commands of the command, ending like these; NULL: none */
 };
 extern const struct command commands[]; /* name NULL ends */
+extern const struct command img_commands[];
 int cli_main(int argc, char **argv);
 
 #endif

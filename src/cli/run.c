@@ -174,6 +174,19 @@ static int set_firmware_vars(void *target, const char *value, struct error *err)
     return 0;
 }
 
+/* "id=NAME," and what disk_open() takes. */
+static int set_drive(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->drive_count == ARRAY_SIZE(o->drives))
+        return error_set(err, E2BIG, "there can be %zu drives", ARRAY_SIZE(o->drives));
+    if (strncmp(value, "id=", 3) || !strchr(value, ',') || value[3] == ',')
+        return error_set(err, EINVAL, "'%s' is not id=NAME,file=PATH,...", value);
+    o->drives[o->drive_count++] = value;
+    return 0;
+}
+
 static int set_device(void *target, const char *value, struct error *err)
 {
     struct run_options *o = target;
@@ -329,6 +342,7 @@ const struct option_spec run_option_specs[] = {
     {"firmware-log", 0, "WHERE", NULL, "what the firmware says for its developers (none)",
      set_firmware_log},
     {"boot", 0, "TEXT", NULL, "order=cdn (disk, CD, network), menu=on", set_boot},
+    {"drive", 0, "TEXT", NULL, "id=NAME,file=PATH,...: a disk for a device", set_drive},
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
     {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
      set_netdev},

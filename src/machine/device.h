@@ -118,6 +118,10 @@ void device_free(struct device *dev);
 struct device *device_add(struct machine *m, const struct device_type *type, const char *properties,
                           struct error *err);
 
+/* The same from "TYPE,id=NAME,property=value,...", as users write it; only types that say on which
+ * bus they sit. */
+struct device *device_add_text(struct machine *m, const char *text, struct error *err);
+
 void device_reset(struct device *dev);
 
 /* All types there are (devices/devices.def), for help and lookup; NULL after the last. Set by the

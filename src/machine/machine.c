@@ -70,73 +70,29 @@ void machine_free(struct machine *m)
     memory_map_free(m->memory);
     memory_map_free(m->ports);
     ram_block_free(m->ram);
+    while (m->old_ram) {
+        struct machine_ram *next = m->old_ram->next;
+
+        ram_block_free(m->old_ram->block);
+        free(m->old_ram);
+        m->old_ram = next;
+    }
     for (unsigned i = 0; i < MACHINE_GSI_COUNT; i++)
         pthread_mutex_destroy(&m->gsi[i].lock);
-    while (m->backends) {
-        struct machine_backend *b = m->backends;
-
-        m->backends = b->next;
-        free(b->kind);
-        free(b->id);
-        free(b);
-    }
     free(m);
 }
 
-/* ---- back ends ---------------------------------------------------------------------------------
- */
-
-static struct machine_backend *backend_find(struct machine *m, const char *kind, const char *id)
+void machine_release_ram(struct machine *m, struct ram_block *block)
 {
-    struct machine_backend *b = m->backends;
+    struct machine_ram *r;
 
-    while (b && (strcmp(b->kind, kind) || strcmp(b->id, id)))
-        b = b->next;
-    return b;
+    if (!block)
+        return;
+    r = xcalloc(1, sizeof(*r));
+    r->block = block;
+    r->next = m->old_ram;
+    m->old_ram = r;
 }
-
-int machine_backend_add(struct machine *m, const char *kind, const char *id, void *object,
-                        struct error *err)
-{
-    struct machine_backend *b;
-
-    if (backend_find(m, kind, id))
-        return error_set(err, EEXIST, "there are two of %s '%s'", kind, id);
-    b = xcalloc(1, sizeof(*b));
-    b->kind = xstrdup(kind);
-    b->id = xstrdup(id);
-    b->object = object;
-    b->next = m->backends;
-    m->backends = b;
-    return 0;
-}
-
-void *machine_backend_take(struct device *dev, const char *kind, const char *id, struct error *err)
-{
-    struct machine_backend *b = backend_find(dev->machine, kind, id);
-
-    if (!b) {
-        error_set(err, ENOENT, "%s: there is no %s '%s'", dev->type->name, kind, id);
-        return NULL;
-    }
-    if (b->user && b->user != dev) {
-        error_set(err, EBUSY, "%s: %s '%s' belongs to device '%s'", dev->type->name, kind, id,
-                  b->user->id);
-        return NULL;
-    }
-    b->user = dev;
-    return b->object;
-}
-
-void machine_backend_release(struct device *dev)
-{
-    for (struct machine_backend *b = dev->machine->backends; b; b = b->next)
-        if (b->user == dev)
-            b->user = NULL;
-}
-
-/* ---- life --------------------------------------------------------------------------------------
- */
 
 static int build_ram(struct machine *m, struct error *err)
 {

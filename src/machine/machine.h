@@ -31,6 +31,13 @@ enum machine_end {
     END_DEBUG,    /* isa-debug-exit; machine->debug_code has the value */
 };
 
+/* A host object that devices name: -device TYPE,drive=ID. Not owned. */
+struct machine_backend {
+    const char *kind; /* the property by which devices name it: "drive", "netdev", "chardev" */
+    const char *id;
+    void *object;
+};
+
 /* What the user chose; the board reads it. Strings are borrowed for the life of the machine. */
 struct machine_config {
     const char *board;  /* "pc", "q35", "microvm" */
@@ -49,21 +56,14 @@ struct machine_config {
     bool boot_menu;             /* the firmware shows one, and waits for a key */
     const char *const *devices; /* "TYPE,property=value,..."; by the board, in this order */
     unsigned device_count;
+    const struct machine_backend *backends;
+    unsigned backend_count;
     struct chardev *firmware_log; /* port 0x402 */
     struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
     struct chardev *debugcon;     /* port 0xe9 */
     struct display *display;      /* screens and input; NULL: nobody looks. Not owned. */
     bool isa_debug_exit;
     uint64_t rtc_base; /* seconds since 1970 at start; 0: the host's clock */
-};
-
-/* A host object that properties name: drive=, netdev=, chardev=. The owner frees it, after the
- * devices. */
-struct machine_backend {
-    char *kind, *id; /* "drive", "netdev", "chardev", ... */
-    void *object;
-    struct device *user; /* NULL: free */
-    struct machine_backend *next;
 };
 
 /* A board: which devices a machine has and how they are connected. boards/ has them. */
@@ -78,6 +78,11 @@ struct board_type {
     void (*free)(struct machine *m); /* of board_data; devices are gone by then */
 };
 
+struct machine_ram {
+    struct machine_ram *next;
+    struct ram_block *block;
+};
+
 struct machine {
     struct machine_config config;
     struct clock *clock;
@@ -85,6 +90,7 @@ struct machine {
     struct memory_map *memory, *ports;
     struct ram_block *ram;
     uint64_t ram_below_4g, ram_above_4g; /* bytes; the split of `ram` */
+    struct machine_ram *old_ram;         /* given back by devices */
     struct cpu_model model;
     struct cpu *cpus[MACHINE_MAX_CPUS];
     unsigned cpu_count;
@@ -92,7 +98,6 @@ struct machine {
     struct irq_pin gsi[MACHINE_GSI_COUNT];
     _Atomic uint64_t a20_mask;
     struct device *devices, **devices_end;
-    struct machine_backend *backends;
     const struct board_type *board;
     void *board_data; /* the board's own, freed by its hook */
 
@@ -101,6 +106,9 @@ struct machine {
     void *msi_opaque;
     /* A hot reset or start: put kernel and tables into RAM, set CPU 0. Set by the board. */
     int (*load)(struct machine *m, struct error *err);
+    /* The place of a virtio-mmio device that has none, and its interrupt. Set by the board; NULL:
+     * there are no slots. */
+    int (*mmio_slot)(struct machine *m, gpa *base, uint8_t *irq, struct error *err);
     /* Power button, for `system_powerdown`. Set by the board; NULL: there is none. */
     void (*power_button)(struct machine *m);
 
@@ -124,20 +132,16 @@ void machine_free(struct machine *m);
 int machine_build(struct machine *m, const struct board_type *board,
                   const struct engine_ops *engine, struct error *err);
 
+/* For a block that was mapped (ROM, video memory) and no longer is: the engine may have notes of
+ * its pages still, so it is freed with the machine. NULL is nothing. */
+void machine_release_ram(struct machine *m, struct ram_block *block);
+
 int machine_start(struct machine *m, struct error *err); /* reset, load, start vCPU threads */
 void machine_pause(struct machine *m);                   /* returns when all vCPUs stand still */
 void machine_resume(struct machine *m);
 int machine_reset(struct machine *m, struct error *err); /* at once; running goes on running */
 /* Run the loop until the machine ends; stops the vCPUs. */
 enum machine_end machine_wait(struct machine *m);
-
-/* Make a host object known; -EEXIST: that kind has one of this name. */
-int machine_backend_add(struct machine *m, const char *kind, const char *id, void *object,
-                        struct error *err);
-/* For realize: the object, which is the device's until device_free(); NULL: there is none of that
- * name, or another device has it. */
-void *machine_backend_take(struct device *dev, const char *kind, const char *id, struct error *err);
-void machine_backend_release(struct device *dev); /* all of a device's; device_free() does it */
 
 void machine_request_reset(struct machine *m);                        /* [any] */
 void machine_request_end(struct machine *m, enum machine_end reason); /* [any] */

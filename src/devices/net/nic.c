@@ -9,17 +9,10 @@ int nic_open(struct device *dev, struct nic *nic,
              bool (*receive)(void *opaque, const struct net_packet *p),
              void (*writable)(void *opaque), void (*link)(void *opaque, bool up), struct error *err)
 {
-    struct error unread = {0};
     struct net_client client = {
         .opaque = dev, .lock = &dev->lock, .receive = receive, .writable = writable, .link = link};
     int r = 0;
 
-    err = err ? err : &unread;
-    if (nic->net_id) {
-        nic->net = machine_backend_take(dev, "netdev", nic->net_id, err);
-        if (!nic->net)
-            return -err->code;
-    }
     if (nic->mac_text) {
         r = net_mac_parse(nic->mac_text, nic->mac, err);
     } else {

@@ -11,14 +11,13 @@
 #include "net/net.h"
 
 struct nic {
-    char *net_id, *mac_text; /* properties */
-    struct net *net;         /* NULL: no cable */
+    char *mac_text; /* properties: this and net */
+    struct net *net; /* NULL: no cable */
     uint8_t mac[NET_MAC];
 };
 
 #define NIC_PROPERTIES(type, field)                                                                \
-    PROPERTY_STRING("netdev", type, field.net_id, NULL,                                            \
-                    "the id of the network it is connected to"),                                   \
+    PROPERTY_REF("netdev", type, field.net, "the network it is connected to"),                     \
         PROPERTY_STRING("mac", type, field.mac_text, NULL,                                         \
                         "its address, as in 52:54:00:12:34:56 (default: made from the machine's "  \
                         "name and the device's)")

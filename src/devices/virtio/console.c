@@ -29,10 +29,10 @@ enum pending { TELL_ADD = 1, TELL_REMOVE = 2, TELL_CONSOLE = 4, TELL_NAME = 8, T
 struct serial_port {
     struct device dev;
     /* properties */
-    char *chardev_id, *name, *bus_name;
+    char *name, *bus_name;
     uint32_t nr;
-
     struct chardev *chardev; /* NULL: nobody is connected */
+
     struct virtio_serial *serial;
     bool console;
 };
@@ -350,6 +350,16 @@ static struct virtio_serial *find_serial(struct machine *m, const char *bus)
     return found;
 }
 
+/* A back end has one user. */
+static bool chardev_is_taken(const struct serial_port *p)
+{
+    for (struct device *d = p->dev.machine->devices; d; d = d->next)
+        if ((d->type == &virtconsole_type || d->type == &virtserialport_type) && d != &p->dev &&
+            d->realized && container_of(d, struct serial_port, dev)->chardev == p->chardev)
+            return true;
+    return false;
+}
+
 static int choose_number(struct serial_port *p, struct error *err)
 {
     struct virtio_serial *s = p->serial;
@@ -387,14 +397,11 @@ static int port_realize(struct device *dev, struct error *err)
     if (p->name && strlen(p->name) > NAME_MAX_LENGTH)
         return error_set(err, EINVAL, "%s: name= has more than %d bytes", dev->type->name,
                          NAME_MAX_LENGTH);
+    if (p->chardev && chardev_is_taken(p))
+        return error_set(err, EBUSY, "%s: another port has that chardev", dev->type->name);
     r = choose_number(p, err);
     if (r < 0)
         return r;
-    if (p->chardev_id) {
-        p->chardev = machine_backend_take(dev, "chardev", p->chardev_id, err);
-        if (!p->chardev)
-            return -err->code;
-    }
     virtio_io_begin(&p->serial->v);
     p->serial->port[p->nr] = p;
     p->serial->state[p->nr].pending |= TELL_ADD;
@@ -420,7 +427,7 @@ static void port_unrealize(struct device *dev)
 }
 
 static const struct property port_properties[] = {
-    PROPERTY_STRING("chardev", struct serial_port, chardev_id, NULL, "where the bytes go"),
+    PROPERTY_REF("chardev", struct serial_port, chardev, "where the bytes go"),
     PROPERTY_STRING("name", struct serial_port, name, NULL, "what the guest finds the port by"),
     PROPERTY_STRING("bus", struct serial_port, bus_name, NULL,
                     "the virtio-serial device (default: the last)"),

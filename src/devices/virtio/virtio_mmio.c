@@ -6,6 +6,8 @@
  */
 #include "devices/virtio/virtio_mmio.h"
 
+#include "machine/machine.h"
+
 #include <errno.h>
 #include <linux/virtio_mmio.h>
 
@@ -150,6 +152,11 @@ int virtio_mmio_realize(struct device *dev, struct error *err)
 
     v->type = dev->type->bus_data;
     v->transport = &mmio_transport;
+    if (v->prop_base == VIRTIO_MMIO_NOWHERE && dev->machine->mmio_slot) {
+        r = dev->machine->mmio_slot(dev->machine, &v->prop_base, &v->prop_irq, err);
+        if (r < 0)
+            return error_prefix(err, r, "%s: ", dev->type->name);
+    }
     if (v->prop_base == VIRTIO_MMIO_NOWHERE)
         return error_set(err, ENODEV, "%s: this machine has no slots for virtio-mmio; microvm has",
                          dev->type->name);

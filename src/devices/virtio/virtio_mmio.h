@@ -1,8 +1,9 @@
 /*
  * virtio_mmio.h - virtio devices in memory, one interrupt each: for boards without PCI.
  *
- * The board places a device with the properties `base` and `irq` before it is realized; the guest
- * learns of it by ACPI or its command line. Tables are made as for PCI, by VIRTIO_MMIO_DEVICE.
+ * A device sits where its properties `base` and `irq` say, by default in the board's next slot
+ * (machine->mmio_slot); the guest learns of it by ACPI or its command line. Tables are made as for
+ * PCI, by VIRTIO_MMIO_DEVICE.
  */
 #ifndef DEVICES_VIRTIO_VIRTIO_MMIO_H
 #define DEVICES_VIRTIO_VIRTIO_MMIO_H

@@ -41,8 +41,10 @@ int cable_setup(void **state, const struct device_type *type)
             return -1;
     }
     dev = device_new(c->m, type, NULL);
-    if (machine_backend_add(c->m, "netdev", "cable", c->net, &err) < 0 ||
-        device_set(dev, "netdev", "cable", &err) < 0 || device_set(dev, "addr", "3", &err) < 0 ||
+    c->backend = (struct machine_backend){"netdev", "cable", c->net};
+    c->m->config.backends = &c->backend;
+    c->m->config.backend_count = 1;
+    if (device_set(dev, "netdev", "cable", &err) < 0 || device_set(dev, "addr", "3", &err) < 0 ||
         device_set(dev, "mac", "52:54:00:11:22:33", &err) < 0 || device_realize(dev, &err) < 0)
         return -1;
     c->card = to_pci(dev);

@@ -18,6 +18,7 @@ struct cable {
     struct pci_host *host;
     struct pci_device *card;
     struct net *net;
+    struct machine_backend backend;
     int fd; /* our end: a datagram is a frame */
     unsigned messages;
     uint64_t message_address;

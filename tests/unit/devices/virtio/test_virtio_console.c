@@ -12,6 +12,7 @@
 #include <stdio.h>
 
 static struct chardev *host[2];
+static struct machine_backend backends[2];
 
 static int setup(void **state)
 {
@@ -21,12 +22,11 @@ static int setup(void **state)
         return -1;
     m = *state;
     for (unsigned i = 0; i < 2; i++) {
-        char id[] = {'c', (char)('0' + i), 0};
-
         host[i] = chardev_memory(m->loop, i ? 32 : 4096);
-        if (machine_backend_add(m, "chardev", id, host[i], NULL))
-            return -1;
+        backends[i] = (struct machine_backend){"chardev", i ? "c1" : "c0", host[i]};
     }
+    m->config.backends = backends;
+    m->config.backend_count = 2;
     return 0;
 }
 
@@ -221,9 +221,9 @@ static void refuses_by_name(void **state)
     } bad[] = {
         {&virtserialport_type, "nr=0", "virtserialport: nr=0 is not from 1 to 2"},
         {&virtserialport_type, "nr=1", "virtserialport: nr=1 is the number of another port"},
-        {&virtserialport_type, "chardev=c9", "virtserialport: there is no chardev 'c9'"},
-        {&virtserialport_type, "chardev=c0",
-         "virtserialport: chardev 'c0' belongs to device 'virtconsole0'"},
+        {&virtserialport_type, "chardev=c9",
+         "virtserialport: chardev=c9: there is no chardev of this name"},
+        {&virtserialport_type, "chardev=c0", "virtserialport: another port has that chardev"},
         {&virtconsole_type, "bus=other.0",
          "virtconsole: there is no virtio-serial device other.0 for it; add one before it, as in "
          "--device virtio-serial-pci"},

@@ -1,0 +1,69 @@
+#include "support/unit.h"
+
+#include "base/log.h"
+#include "unit/block/model.h"
+
+static const struct model_setup setups[] = {
+    {.format = "qcow2", .size = 1 * MiB, .options = "cluster_size=512"},
+    {.format = "qcow2", .size = 3 * MiB, .options = "cluster_size=4096"},
+    {.format = "qcow2", .size = 4 * MiB + 512 * 7, .options = "cluster_size=65536"},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=1024,compat=0.10"},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=4096,refcount_bits=1"},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=4096,refcount_bits=64"},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=2048,lazy_refcounts=on"},
+    {.format = "qcow2", .size = 1 * MiB, .options = "cluster_size=4096", .compressed = true},
+    {.format = "qcow2",
+     .size = 2 * MiB - 512,
+     .options = "cluster_size=65536,compression_type=zstd",
+     .compressed = true},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=4096", .backed = true},
+    {.format = "qcow2",
+     .size = 2 * MiB,
+     .options = "cluster_size=4096,compat=0.10",
+     .backed = true},
+    {.format = "qcow2", .size = 1 * MiB, .options = "cluster_size=1024", .snapshots = true},
+    {.format = "qcow2",
+     .size = 1 * MiB,
+     .options = "cluster_size=4096",
+     .snapshots = true,
+     .compressed = true,
+     .backed = true},
+    {.format = "qcow2", .size = 2 * MiB, .options = "cluster_size=4096,preallocation=metadata"},
+};
+
+static void random_use_agrees_with_a_model(void **unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < ARRAY_SIZE(setups); i++)
+        for (unsigned k = 0; k < 3; k++) {
+            print_message("# setup %u.%u %s\n", i, k, setups[i].options);
+            model_run(&setups[i], 1000 * i + k, 2500);
+        }
+}
+
+static void a_power_cut_loses_nothing_flushed(void **unused)
+{
+    (void)unused;
+    for (unsigned i = 0; i < ARRAY_SIZE(setups); i++) {
+        struct model_setup s = setups[i];
+
+        if (s.size > 2 * MiB || s.align)
+            continue;
+        s.leaks = true;
+        s.repaired = strstr(s.options, "lazy") != NULL;
+        s.size = MIN(s.size, 512 * KiB);
+        print_message("# setup %u %s\n", i, s.options);
+        model_cut(&s, 77 + i, 200, 2);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(random_use_agrees_with_a_model),
+        cmocka_unit_test(a_power_cut_loses_nothing_flushed),
+    };
+
+    log_set_level(LOG_ERROR);
+    return cmocka_run_group_tests_name("qcow2", tests, NULL, NULL);
+}
