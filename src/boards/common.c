@@ -273,6 +273,16 @@ struct description {
     struct boot_config boot;
 };
 
+/* Is there a display device? */
+static bool has_display(struct machine *m)
+{
+    for (struct device *dev = m->devices; dev; dev = dev->next)
+        if (dev->realized && dev->type->realize == pci_realize &&
+            pci_get(to_pci(dev), PCI_CLASS + 2, 1) == 0x03)
+            return true;
+    return false;
+}
+
 static void describe(struct machine *m, struct description *d)
 {
     struct board *b = board_of(m);
@@ -303,6 +313,8 @@ static void describe(struct machine *m, struct description *d)
                                    .reserved = b->reserved,
                                    .reserved_count = b->reserved_count,
                                    .smbios = &d->smbios,
+                                   .display = has_display(m),
+                                   .boot_menu = m->config.boot_menu,
                                    .mp = &d->mp};
 }
 
