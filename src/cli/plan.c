@@ -191,10 +191,14 @@ static int add_disk(struct plan *p, const char *words, const struct operand *fou
     int r = 0;
 
     if (!found && !strstr(words, ",format=")) {
-        r = operand_look(path, &own, err);
+        struct error why = {0};
+
+        r = operand_look(path, &own, &why);
         found = &own;
-        if (!r && own.kind == OPERAND_FOLDER)
-            r = error_set(err, EISDIR, "'%s' is a folder; --share gives one to the guest", path);
+        if (own.kind == OPERAND_FOLDER)
+            r = error_set(err, EISDIR, "'%s' is a folder, not a disk image", path);
+        else if (r < 0)
+            *err = why;
     }
     bus = bus_for(found ? found : &own);
     if (!r)
