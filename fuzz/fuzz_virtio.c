@@ -45,6 +45,7 @@ static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",   "net
 struct guest {
     struct machine *m;
     struct virtio_device *v;
+    struct chardev *chardev;
     uint16_t avail[QUEUES];
     int wire;
 };
@@ -123,7 +124,7 @@ static void build(struct guest *g, const char *kind)
         !ram_block_new("ram", RAM, &g->m->ram, NULL) &&
             !memory_add_ram(g->m->memory, "ram", 0, RAM, 0, IN_ALL, g->m->ram, 0, true, NULL, NULL),
         "no RAM");
-    backends[0] = (struct machine_backend){"chardev", "c", chardev_null()};
+    backends[0] = (struct machine_backend){"chardev", "c", NULL};
     backends[1] = (struct machine_backend){"drive", "d", NULL};
     backends[2] = (struct machine_backend){"drive", "e", NULL};
     backends[3] = (struct machine_backend){"netdev", "n", NULL};
@@ -131,6 +132,8 @@ static void build(struct guest *g, const char *kind)
         backends[1].object = make_disk();
         backends[2].object = make_disk();
     }
+    if (!strcmp(kind, "serial"))
+        backends[0].object = g->chardev = chardev_null();
     if (!strcmp(kind, "net")) {
         char spec[60];
         int wire[2];
