@@ -92,7 +92,7 @@ static char folder[] = "/tmp/fuzz-virtio-XXXXXX";
 
 static void remove_folder(void)
 {
-    auto_free char *command = xasprintf("rm -rf '%s'", folder);
+    auto_free char *command = xasprintf("rm -rf '%s' '%s.v'", folder, folder);
 
     if (system(command))
         fprintf(stderr, "fuzz_virtio: '%s' is left\n", folder);

@@ -453,6 +453,7 @@ static void the_device_carries_messages(void **state)
         if (via == VIA_MODERN || via == VIA_MMIO)
             assert_int_equal(driver_status(&d), 0x4f);
     }
+    assert_int_equal(test_machine_teardown(state), 0);
 }
 
 static void refuses_by_name(void **state)

@@ -4,6 +4,7 @@
 #include "driver.h"
 
 #include "memory/ram.h"
+#include "state/state.h"
 #include "support/test_machine.h"
 
 #include <linux/virtio_vsock.h>
@@ -219,6 +220,7 @@ static void what_does_not_fit_is_refused(void **state)
 {
     struct driver d;
     static char large[70000];
+    struct state_buffer saved = {0};
     char text[100];
     int at, fd;
 
@@ -241,7 +243,10 @@ static void what_does_not_fit_is_refused(void **state)
     send_packet(&d, 10, 5, VIRTIO_VSOCK_OP_REQUEST, 0, NULL, 0);
     expect(&d, VIRTIO_VSOCK_OP_RESPONSE, 10, 5);
     driver_add(&d, 2, &(struct driver_buffer){buffer[0], 4, true}, 1);
-    test_save_reset_restore(d.m);
+    state_save_device(&saved, &d.v->dev);
+    device_reset(&d.v->dev);
+    assert_int_equal(state_load_device(&saved, &d.v->dev, NULL), 0);
+    state_buffer_free(&saved);
     assert_int_equal(driver_used(&d, 2, NULL), 0);
     assert_int_equal(driver_status(&d), 15);
     close(at);
