@@ -39,8 +39,8 @@ enum {
     USED = 0x800,
 };
 
-static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",   "net",
-                                    "scsi", "9p",      "keyboard", "tablet"};
+static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",    "net",
+                                    "scsi", "9p",      "keyboard", "tablet", "vsock"};
 
 struct guest {
     struct machine *m;
@@ -153,9 +153,13 @@ static void build(struct guest *g, const char *kind)
     if (!strcmp(kind, "balloon"))
         snprintf(properties + n, sizeof(properties) - (size_t)n,
                  ",free-page-reporting=on,guest-stats-polling-interval=1");
-    if (!strcmp(kind, "9p")) {
+    if ((!strcmp(kind, "9p") || !strcmp(kind, "vsock")) && strstr(folder, "XXXXXX")) {
         check(mkdtemp(folder) != NULL, "no folder");
         atexit(remove_folder);
+    }
+    if (!strcmp(kind, "vsock"))
+        snprintf(properties + n, sizeof(properties) - (size_t)n, ",path=%s.v", folder);
+    if (!strcmp(kind, "9p")) {
         snprintf(properties + n, sizeof(properties) - (size_t)n, ",path=%s,mount_tag=t", folder);
     }
     add(g, type, properties);
