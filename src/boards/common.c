@@ -211,11 +211,16 @@ void board_assign_pci(struct machine *m)
 static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *err)
 {
     struct board *b = board_of(m);
+    /* Where firmwares look for room for BARs on this board, and for the PIIX4's ports. */
+    gpa window32 = m->config.firmware && b->platform == ACPI_PC
+                       ? MAX(m->ram_below_4g, UINT64_C(2) * GiB)
+                       : BOARD_WINDOW32;
     struct acpi_config c = {.platform = b->platform,
                             .cpus = m->cpu_count,
                             .devices = b->acpi_devices,
                             .ioapic_id = BOARD_IOAPIC_ID,
-                            .window32_first = BOARD_WINDOW32,
+                            .pm_ports = b->uefi && b->platform == ACPI_PC ? 0xb000 : 0,
+                            .window32_first = window32,
                             .window32_last = BOARD_WINDOW32_LAST,
                             .virtio_base = BOARD_VIRTIO_BASE,
                             .virtio_step = BOARD_VIRTIO_STEP,
@@ -377,7 +382,7 @@ int board_finish(struct machine *m, struct error *err)
     b->fw_cfg = device_add(m, &fw_cfg_type, NULL, err);
     if (!b->fw_cfg)
         return -err->code;
-    b->acpi_devices |= ACPI_FW_CFG;
+    b->acpi_devices |= ACPI_FW_CFG | (has_display(m) ? ACPI_VGA : 0);
     describe(m, &d);
     r = boot_fill_fw_cfg(m, &d.boot, b->fw_cfg, err);
     if (!r)

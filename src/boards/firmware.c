@@ -42,6 +42,7 @@ static int add_rom(struct machine *m, const char *name, const char *package, uin
         r = rom_load(path, FIRMWARE_MAX, true, &b->rom, &size, err);
     if (r < 0)
         return r;
+    b->uefi = !memcmp(b->rom->host + b->rom->size - size + 0x28, "_FVH", 4);
     if (size % unit)
         return error_set(err, EINVAL,
                          "firmware '%s' has %llu bytes; an image is a multiple of %llu KiB", path,

@@ -6,6 +6,7 @@
  */
 #include "devices/scsi/scsi.h"
 
+#include "devices/usb/storage.h"
 #include "devices/virtio/virtio_scsi.h"
 #include "machine/machine.h"
 
@@ -603,6 +604,8 @@ static struct scsi_bus *find_bus(struct machine *m, const char *name)
     for (struct device *d = m->devices; d; d = d->next) {
         struct scsi_bus *bus = d->realized ? virtio_scsi_bus(d) : NULL;
 
+        if (name && !bus) /* makes its disk itself, while it is realized */
+            bus = usb_storage_bus(d);
         if (bus && (!name || !strcmp(name, bus->name) || !strcmp(name, d->id)))
             found = bus;
     }

@@ -65,8 +65,10 @@ static int memory_write(struct block_node *n, uint64_t offset, const void *buffe
 
     if (offset + length > f->limit)
         return -ENOSPC;
-    if (f->fail_after == 0)
+    if (f->fail_after == 0) {
+        f->fail_after = f->fail_again ? 0 : -1;
         return -EIO;
+    }
     if (f->fail_after > 0)
         f->fail_after--;
     note(f, offset, buffer, length, false);
