@@ -28,6 +28,8 @@ struct exit_meaning {
 };
 extern const struct exit_meaning exit_meanings[]; /* text NULL ends */
 
+extern const char *const run_examples[]; /* command lines; NULL ends */
+
 /* What `hospes run` understood. */
 struct run_options {
     struct machine_config config;
@@ -37,7 +39,8 @@ struct run_options {
     const char *devices[32]; /* config.device_count of them */
     const char *chardevs[16], *drives[16], *netdevs[16];
     unsigned chardev_count, drive_count, netdev_count;
-    const char *display; /* "vnc=WHERE"; NULL: none */
+    const char *display;    /* "vnc=WHERE", "text"; NULL: none */
+    const char *screenshot; /* a file, when the machine ends */
     /* What plan.c makes those above from. */
     const char *operand; /* a kernel, an image, a folder */
     const char *disks[12], *forwards[16];

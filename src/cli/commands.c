@@ -148,6 +148,12 @@ static int command_man(int argc, char **argv)
             man_options(s->options);
         }
     }
+    printf(".SH EXAMPLES\n");
+    for (const char *const *e = run_examples; *e; e++) {
+        printf(".TP\n.B ");
+        roff(*e);
+        putchar('\n');
+    }
     printf(".SH EXIT STATUS\n");
     for (const struct exit_meaning *e = exit_meanings; e->text; e++) {
         if (e->status < 0)
@@ -161,7 +167,8 @@ static int command_man(int argc, char **argv)
 }
 
 const struct command commands[] = {
-    {"run", "boot a kernel in a virtual machine", command_run, run_option_specs, NULL},
+    {"run", "start a disk image, a CD or a kernel in a virtual machine", command_run,
+     run_option_specs, NULL},
     {"img", "make, describe, check and convert disk images", command_img, NULL, img_commands},
     {"doctor", "what this host can do, and what is missing", command_doctor, doctor_option_specs,
      NULL},

@@ -10,6 +10,7 @@
 #include "cli/options.h"
 #include "cli/plan.h"
 #include "devices/devices.h"
+#include "display/display.h"
 #include "engine/engine.h"
 #include "event/loop.h"
 #include "net/net.h"
@@ -218,12 +219,19 @@ static int set_netdev(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_screenshot(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->screenshot = value;
+    return 0;
+}
+
 static int set_display(void *target, const char *value, struct error *err)
 {
     bool none = !strcmp(value, "none");
 
-    if (!none && strncmp(value, "vnc=", 4))
-        return error_set(err, EINVAL, "'%s' is none of none, vnc=[HOST]:N, vnc=unix:PATH", value);
+    if (!none && strcmp(value, "text") && strncmp(value, "vnc=", 4))
+        return error_set(err, EINVAL, "'%s' is none of none, text, vnc=[HOST]:N, vnc=unix:PATH",
+                         value);
     ((struct run_options *)target)->display = none ? NULL : value;
     return 0;
 }
@@ -420,7 +428,8 @@ const struct option_spec run_option_specs[] = {
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device, true},
     {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
      set_netdev, true},
-    {"display", 0, "WHAT", NULL, "none, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
+    {"display", 0, "WHAT", NULL, "none, text, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
+    {"screenshot", 0, "FILE", NULL, "the screen as PNG, when the machine ends", set_screenshot},
     {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev,
      true},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
@@ -454,13 +463,20 @@ static int set_operand(void *target, const char *value, struct error *err)
     return 0;
 }
 
+const char *const run_examples[] = {
+    "hospes run disk.qcow2 --cpus 2 --memory 2G --forward 2222:22",
+    "hospes run cloud.qcow2 --user me --ssh-key ~/.ssh/id_ed25519.pub --snapshot",
+    "hospes run installer.iso --disk new.qcow2 --display vnc=:1",
+    "hospes run vmlinuz --initrd initrd.img --append 'console=ttyS0'",
+    NULL,
+};
+
 static void help(bool all)
 {
-    printf("Start a virtual machine, with its serial console on this terminal.\n\n"
-           "  hospes run disk.qcow2 --cpus 2 --memory 2G --forward 2222:22\n"
-           "  hospes run cloud.qcow2 --user me --ssh-key ~/.ssh/id_ed25519.pub --snapshot\n"
-           "  hospes run installer.iso --disk new.qcow2 --display vnc=:1\n"
-           "  hospes run vmlinuz --initrd initrd.img --append 'console=ttyS0'\n\n");
+    printf("Start a virtual machine, with its serial console on this terminal.\n\n");
+    for (const char *const *e = run_examples; *e; e++)
+        printf("  %s\n", *e);
+    putchar('\n');
     options_help(run_option_specs, all, stdout);
     if (!all)
         return;
@@ -502,14 +518,16 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         return error_set(err, EINVAL,
                          "run what? Try: hospes run IMAGE, or hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
-        o.serial[o.serial_count++] = "stdio";
+        o.serial[o.serial_count++] = o.display && !strcmp(o.display, "text") ? "none" : "stdio";
     for (unsigned i = 0; i < o.serial_count; i++)
         terminals += !strcmp(o.serial[i], "stdio");
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
     terminals += o.firmware_log && !strcmp(o.firmware_log, "stdio");
+    terminals += o.display && !strcmp(o.display, "text");
     if (terminals > 1)
         return error_set(err, EINVAL,
-                         "only one of --serial, --debugcon and --firmware-log can be stdio");
+                         "only one of --serial, --debugcon and --firmware-log can be stdio, none "
+                         "with --display text");
     if (o.engine_check) {
         if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
             strcmp(o.config.engine, "tcg"))
@@ -527,7 +545,7 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 struct session {
     struct machine *machine;
     struct console_actions actions;
-    struct chardev *chardevs[6];
+    struct chardev *chardevs[7];
     unsigned count;
     struct backends *backends;
 };
@@ -597,6 +615,8 @@ static int run(struct session *s, const struct run_options *o, struct error *err
 {
     const struct board_type *board = board_find(o->config.board);
     const struct engine_ops *engine;
+    struct chardev *terminal = NULL;
+    struct error unseen = {0};
     enum machine_end end;
     char reason[200] = "";
     int r;
@@ -618,8 +638,10 @@ static int run(struct session *s, const struct run_options *o, struct error *err
         log_warn("engine %s translates nothing: the --bt options have no effect", engine->name);
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
+    if (!r && o->display && !strcmp(o->display, "text"))
+        r = open_backend(s, "stdio", &terminal, err);
     if (!r)
-        r = backends_open(s->machine, o, &s->backends, err);
+        r = backends_open(s->machine, o, terminal, &s->backends, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
@@ -627,6 +649,9 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     if (r < 0)
         return r;
     end = machine_wait(s->machine);
+    if (o->screenshot &&
+        display_screenshot(s->machine->config.display, 0, o->screenshot, &unseen) < 0)
+        log_warn("%s", unseen.text);
     if (end == END_ERROR)
         log_error("%s", s->machine->error.text);
     return exit_status_of(end, s->machine->debug_code);
