@@ -43,8 +43,8 @@ struct run_options {
     const char *screenshot; /* a file, when the machine ends */
     /* What plan.c makes those above from. */
     const char *operand; /* a kernel, an image, a folder */
-    const char *disks[12], *forwards[16];
-    unsigned disk_count, forward_count;
+    const char *disks[12], *forwards[16], *shares[4];
+    unsigned disk_count, forward_count, share_count;
     const char *cdrom, *net, *user, *password, *ssh_key;
     bool snapshot;
     char **made; /* texts of plan.c's */

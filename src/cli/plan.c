@@ -16,6 +16,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct bus {
@@ -294,6 +295,25 @@ static int add_net(struct run_options *o, struct error *err)
     return r;
 }
 
+/* "DIR" or "DIR,property=value,..." of virtio-9p; the first is named share, the next share2 ... */
+static int add_share(struct run_options *o, unsigned n, struct error *err)
+{
+    const char *words = o->shares[n], *comma = strchr(words, ',');
+    const char *path = comma ? text(o, "%.*s", (int)(comma - words), words) : words;
+    const char *tag = n ? text(o, "share%u", n + 1) : "share";
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+        return error_set_errno(err, errno, "cannot share '%s'", path);
+    if (!S_ISDIR(st.st_mode))
+        return error_set(err, ENOTDIR, "'%s' is not a folder; --disk takes images", path);
+    log_info("share: %s; in the guest: mount -t 9p -o trans=virtio %s /mnt", path, tag);
+    return add_device(o,
+                      text(o, "%s,path=%s,mount_tag=%s%s", fit(o, "virtio-9p-pci"), path, tag,
+                           comma ? comma : ""),
+                      err);
+}
+
 /* ---- all of it --------------------------------------------------------------------------------
  */
 
@@ -378,6 +398,8 @@ int plan_make(struct run_options *o, struct error *err)
         r = add_usual(o, err);
     if (!r && (o->net || o->forward_count || (pc && !o->netdev_count)))
         r = add_net(o, err);
+    for (unsigned i = 0; i < o->share_count && !r; i++)
+        r = add_share(o, i, err);
 out:
     if (!o->config.board)
         o->config.board = "pc";

@@ -268,6 +268,16 @@ static int set_forward(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_share(void *target, const char *value, struct error *err)
+{
+    struct run_options *o = target;
+
+    if (o->share_count == ARRAY_SIZE(o->shares))
+        return error_set(err, E2BIG, "there can be %zu", ARRAY_SIZE(o->shares));
+    o->shares[o->share_count++] = value;
+    return 0;
+}
+
 static int set_snapshot(void *target, const char *value, struct error *err)
 {
     ((struct run_options *)target)->snapshot = true;
@@ -414,6 +424,7 @@ const struct option_spec run_option_specs[] = {
     {"snapshot", 0, NULL, NULL, "forget what is written to the disks", set_snapshot},
     {"net", 'n', "WHAT", NULL, "user, none, tap,ifname=...; ,model=e1000 (user)", set_net},
     {"forward", 'f', "H:G", NULL, "port H of this host leads to the guest's G", set_forward},
+    {"share", 0, "DIR", NULL, "a folder of this host for the guest; ,readonly=on", set_share},
     {"user", 0, "NAME", NULL, "cloud images: make this user", set_user},
     {"password", 0, "TEXT", NULL, "cloud images: its password", set_password},
     {"ssh-key", 0, "KEY", NULL, "cloud images: a public key, or a file of them", set_ssh_key},
@@ -433,7 +444,8 @@ const struct option_spec run_option_specs[] = {
      true},
     {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev,
      true},
-    {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
+    {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot,
+     true},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi, true},
     {"no-hpet", 0, NULL, NULL, "offer no HPET", set_no_hpet, true},
     {"isa-debug-exit", 0, NULL, NULL, "the guest can end by a write to port 0xf4", set_debug_exit,

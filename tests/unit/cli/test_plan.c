@@ -184,6 +184,15 @@ static void cloud_images(void **state)
     says("k\n--ssh-key\n/not/there", "/not/there");
 }
 
+static void shares(void **state)
+{
+    says("k\n--share\n/tmp\n--share\n/,readonly=on",
+         "device virtio-9p-pci,path=/tmp,mount_tag=share\n"
+         "device virtio-9p-pci,path=/,mount_tag=share2,readonly=on\n");
+    says("k\n--share\n/not/there", "cannot share '/not/there'");
+    says("k\n--share\n/etc/passwd", "is not a folder");
+}
+
 static void nothing_there(void **state)
 {
     says("/not/there.qcow2", "/not/there.qcow2");
@@ -196,7 +205,7 @@ int main(void)
         cmocka_unit_test(a_disk),        cmocka_unit_test(a_disk_for_uefi),
         cmocka_unit_test(buses),         cmocka_unit_test(snapshot_and_cd),
         cmocka_unit_test(networks),      cmocka_unit_test(cloud_images),
-        cmocka_unit_test(nothing_there),
+        cmocka_unit_test(nothing_there), cmocka_unit_test(shares),
     };
 
     return cmocka_run_group_tests(tests, setup, teardown);
