@@ -47,7 +47,7 @@ struct net_offload {
     uint8_t flags;        /* enum net_offload_flag */
     uint8_t gso;          /* enum net_gso */
     uint16_t header;      /* bytes up to the payload, a hint */
-    uint16_t segment;     /* payload bytes of each segment */
+    uint16_t segment;     /* payload bytes of each segment, 32 at least */
     uint16_t csum_start;  /* sum from here to the end ... */
     uint16_t csum_offset; /* ... goes here, counted from csum_start */
 };

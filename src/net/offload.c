@@ -20,6 +20,9 @@ enum {
     TCP_CWR = 0x80,
 };
 
+/* What a guest may make of one large frame is bounded: so many headers, of so many bytes. */
+enum { SEGMENT_MIN = 32, HEADERS_MAX = 512 };
+
 static uint16_t get16(const uint8_t *p)
 {
     return (uint16_t)(p[0] << 8 | p[1]);
@@ -87,7 +90,7 @@ bool net_offload_valid(const struct net_packet *p)
     case NET_GSO_NONE: return true;
     case NET_GSO_TCPV4:
     case NET_GSO_TCPV6:
-    case NET_GSO_UDP_L4: return o->segment && o->flags & NET_NEEDS_CSUM;
+    case NET_GSO_UDP_L4: return o->segment >= SEGMENT_MIN && o->flags & NET_NEEDS_CSUM;
     default: return false;
     }
 }
@@ -161,6 +164,8 @@ static bool find_layers(const uint8_t *f, size_t size, const struct net_offload 
     if (header < (l.tcp ? 20u : 8u) || size < l.transport + header)
         return false;
     l.payload = l.transport + header;
+    if (l.payload > HEADERS_MAX)
+        return false;
     *out = l;
     return true;
 }

@@ -338,13 +338,13 @@ static void write_mdic(struct e1000 *e, uint32_t value)
 /* ---- the EEPROM -------------------------------------------------------------------------------
  */
 
-enum { EEPROM_COMMAND = 9, EEPROM_READ = 6, EEPROM_SUM = 0xbaba };
+enum { EEPROM_SUM = 0xbaba };
 
 static void fill_eeprom(struct e1000 *e)
 {
-    uint16_t *w = e->eeprom, sum = 0;
+    uint16_t *w = e->eeprom.word, sum = 0;
 
-    memset(w, 0, sizeof(e->eeprom));
+    memset(w, 0, sizeof(e->eeprom.word));
     for (unsigned i = 0; i < 3; i++)
         w[i] = (uint16_t)load_le(e->nic.mac + 2 * i, 2);
     w[3] = 0x0400; /* a LAN on the motherboard: nobody looks for another address */
@@ -358,39 +358,15 @@ static void fill_eeprom(struct e1000 *e)
     w[0xe] = 0x8086;
     w[0xf] = 0x3040;
     w[0x37] = 0xffff; /* no alternate address */
-    for (unsigned i = 0; i < E1000_EEPROM_WORDS - 1; i++)
+    for (unsigned i = 0; i < EEPROM93_WORDS - 1; i++)
         sum = (uint16_t)(sum + w[i]);
-    w[E1000_EEPROM_WORDS - 1] = (uint16_t)(EEPROM_SUM - sum);
+    w[EEPROM93_WORDS - 1] = (uint16_t)(EEPROM_SUM - sum);
 }
 
-/* Microwire: with CS, a start bit, two bits of opcode and six of address are clocked in; then a
- * word comes out, its first bit with the tenth rising edge. */
 static void write_eecd(struct e1000 *e, uint32_t value)
 {
-    uint32_t *eecd = e1000_reg(e, E1000_EECD), old = *eecd;
-
-    *eecd = value & (EECD_SK | EECD_CS | EECD_DI | EECD_REQ | 0x30);
-    if (!(value & EECD_CS)) {
-        e->eeprom_bits = 0;
-        e->eeprom_in = 0;
-        e->eeprom_do = true;
-        return;
-    }
-    if (!(value & EECD_SK) || old & EECD_SK)
-        return;
-    if (e->eeprom_bits < EEPROM_COMMAND) {
-        if (!e->eeprom_bits && !(value & EECD_DI))
-            return; /* before the start bit */
-        e->eeprom_in = e->eeprom_in << 1 | (value & EECD_DI ? 1 : 0);
-        e->eeprom_do = false;
-        if (++e->eeprom_bits == EEPROM_COMMAND)
-            e->eeprom_out = e->eeprom_in >> 6 == EEPROM_READ
-                                ? e->eeprom[e->eeprom_in % E1000_EEPROM_WORDS]
-                                : 0xffff;
-        return;
-    }
-    e->eeprom_do = e->eeprom_out >> 15 & 1;
-    e->eeprom_out = e->eeprom_out << 1 & 0xffff;
+    *e1000_reg(e, E1000_EECD) = value & (EECD_SK | EECD_CS | EECD_DI | EECD_REQ | 0x30);
+    eeprom93_drive(&e->eeprom, value & EECD_CS, value & EECD_SK, value & EECD_DI);
 }
 
 static uint32_t read_eecd(struct e1000 *e)
@@ -398,7 +374,7 @@ static uint32_t read_eecd(struct e1000 *e)
     uint32_t value = *e1000_reg(e, E1000_EECD) | EECD_PRES;
 
     value |= value & EECD_REQ ? EECD_GNT : 0;
-    value |= e->eeprom_do ? EECD_DO : 0;
+    value |= e->eeprom.data ? EECD_DO : 0;
     return e->e ? value | EECD_AUTO_RD : value;
 }
 
@@ -409,7 +385,7 @@ static void write_eerd(struct e1000 *e, uint32_t value)
 
     value &= 0xffff & ~done;
     if (value & 1)
-        value |= done | (address < E1000_EEPROM_WORDS ? (uint32_t)e->eeprom[address] << 16 : 0);
+        value |= done | (address < EEPROM93_WORDS ? (uint32_t)e->eeprom.word[address] << 16 : 0);
     *e1000_reg(e, E1000_EERD) = value;
 }
 
@@ -431,15 +407,13 @@ void e1000_count(struct e1000 *e, unsigned offset, uint64_t n, bool wide)
 /* CTRL.RST: everything but the address filter's first entry, which comes from the EEPROM anyway. */
 static void reset_mac(struct e1000 *e)
 {
-    const uint8_t *mac = (const uint8_t *)e->eeprom;
+    const uint8_t *mac = (const uint8_t *)e->eeprom.word;
 
     memset(e->reg, 0, sizeof(e->reg));
     memset(e->context, 0, sizeof(e->context));
     memset(e->quiet_until, 0, sizeof(e->quiet_until));
     e->told = 0;
-    e->eeprom_bits = 0;
-    e->eeprom_in = e->eeprom_out = 0;
-    e->eeprom_do = true;
+    eeprom93_reset(&e->eeprom);
     *e1000_reg(e, E1000_CTRL) = e->e ? 0x00140240 : 0x00140a41;
     *e1000_reg(e, E1000_STATUS) = STATUS_FD | 0x80 | (e->e ? 0 : 0x300 | 0x2000);
     *e1000_reg(e, E1000_PBA) = e->e ? 0x00140014 : 0x00100030;
@@ -752,11 +726,7 @@ static const struct state_field e1000_state[] = {
     PCI_STATE(struct e1000, pci),
     STATE_ARRAY(struct e1000, reg),
     STATE_ARRAY(struct e1000, phy),
-    STATE_ARRAY(struct e1000, eeprom),
-    STATE_U8(struct e1000, eeprom_bits),
-    STATE_U32(struct e1000, eeprom_in),
-    STATE_U32(struct e1000, eeprom_out),
-    STATE_BOOL(struct e1000, eeprom_do),
+    STATE_STRUCT(struct e1000, eeprom, eeprom93_state),
     STATE_FIELD(struct e1000, context, E1000_QUEUES * 2 * 4, 0),
     STATE_U32(struct e1000, told),
     STATE_ARRAY(struct e1000, quiet_until),

@@ -7,6 +7,7 @@
 #ifndef DEVICES_NET_E1000_H
 #define DEVICES_NET_E1000_H
 
+#include "devices/net/eeprom93.h"
 #include "devices/net/nic.h"
 #include "devices/pci/pci.h"
 
@@ -14,7 +15,6 @@ enum {
     E1000_MEMORY = 128 * KiB, /* BAR 0 */
     E1000_REGISTERS = 0xc000, /* of which these bytes are kept */
     E1000_VECTORS = 5,
-    E1000_EEPROM_WORDS = 64,
     E1000_QUEUES = 2, /* of transmission; the 82540EM has one */
 };
 
@@ -172,11 +172,7 @@ struct e1000 {
     /* saved */
     uint32_t reg[E1000_REGISTERS / 4];
     uint16_t phy[32];
-    uint16_t eeprom[E1000_EEPROM_WORDS];
-    /* the EEPROM's serial port */
-    uint8_t eeprom_bits; /* clocked in since the start bit */
-    uint32_t eeprom_in, eeprom_out;
-    bool eeprom_do;
+    struct eeprom93 eeprom;
     uint32_t context[E1000_QUEUES][2][4];    /* descriptors: for checksums, for segmentation */
     uint32_t told;                           /* causes the guest was told of and that still stand */
     uint64_t quiet_until[1 + E1000_VECTORS]; /* ITR, EITR: no interrupt before, guest time */

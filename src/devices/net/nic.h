@@ -44,4 +44,10 @@ static inline bool nic_is_broadcast(const uint8_t *frame)
  * which they are sent (`reflected`) or not. */
 uint32_t nic_crc(const uint8_t *data, size_t size, bool reflected);
 
+/* For cards that look into frames themselves: an IPv4 frame of TCP or UDP, whose IP checksum and
+ * (`transport`) whose TCP or UDP checksum are wanted, and with `segment` to be cut behind so many
+ * bytes of payload. What is no such frame is left as it is. */
+struct net_offload nic_offload(uint8_t *frame, size_t size, bool ip, bool transport,
+                               unsigned segment);
+
 #endif

@@ -616,8 +616,8 @@ static void vectors_of_queues(void **state)
     assert_int_equal(rd(c, E1000_IMS) & ICR_OTHER, ICR_OTHER);
     wr(c, E1000_IMS, ICR_RXQ0);
     assert_int_equal(c->messages, 4);
-    assert_int_equal(rd(c, E1000_ICR), ICR_ASSERTED | ICR_LSC | ICR_OTHER | ICR_TXDW | ICR_TXQE |
-                                           ICR_RXT0);
+    assert_int_equal(rd(c, E1000_ICR),
+                     ICR_ASSERTED | ICR_LSC | ICR_OTHER | ICR_TXDW | ICR_TXQE | ICR_RXT0);
     assert_int_equal(rd(c, E1000_ICR), 0); /* reading acknowledged it */
     /* EITR holds a vector back. */
     wr(c, E1000_EITR, 1000);
