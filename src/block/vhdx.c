@@ -628,7 +628,7 @@ static int read_bat(struct vhdx *v, struct block_node *n, uint64_t size, struct 
 
     v->ratio = BIT(23) * v->logical / v->block;
     if (bat_init(&v->bat, n, n->file, 0, size, v->block) < 0)
-        return error_set(err, ENOMEM, "no memory for the table of '%s'", n->filename);
+        return error_set(err, ENOMEM, "'%s' has too many blocks", n->filename);
     needed = v->bat.count ? index_of(v, v->bat.count - 1) + 1 : 0;
     if (needed > v->bat_length / 8)
         return error_set(err, EINVAL, "'%s': its table has %llu entries, too few for %llu bytes",
