@@ -421,17 +421,18 @@ static void a_paused_disk_keeps_requests(void **unused)
     make("p", "qcow2", MiB, NULL);
     for (unsigned k = 0; k < ARRAY_SIZE(options); k++) {
         struct disk *d = open_disk("file=%s,format=qcow2,%s", path("p"), options[k]);
-        uint8_t sector[512] = {1};
-        struct iovec iov = {sector, 512};
+        uint8_t sector[5][512] = {{1}};
+        struct iovec iov[5];
         struct wait w[5];
         char name[8];
 
         assert_non_null(d);
         disk_pause(d);
         for (unsigned i = 0; i < 5; i++) {
+            iov[i] = (struct iovec){sector[i], 512};
             w[i] = (struct wait){.r = {.op = i % 2 ? DISK_READ : DISK_WRITE,
                                        .offset = i * 512,
-                                       .iov = &iov,
+                                       .iov = &iov[i],
                                        .iov_count = 1,
                                        .done = done,
                                        .opaque = &w[i]}};
