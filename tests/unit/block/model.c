@@ -548,7 +548,7 @@ static void use_carelessly(struct run *r, unsigned steps)
 
 void model_fail(const struct model_setup *s, uint64_t seed, unsigned steps)
 {
-    for (unsigned k = 0; k < 40; k++) {
+    for (unsigned k = 0; k < 15; k++) {
         struct memory_file after;
         uint64_t *start;
         struct run r;
