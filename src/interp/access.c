@@ -22,13 +22,6 @@ static _Noreturn void raise_segment(struct cpu *cpu, enum segment_name seg)
     cpu_raise_error(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 }
 
-static bool is_canonical(const struct cpu *cpu, gva linear)
-{
-    unsigned bits = cpu->cr4 & CR4_LA57 ? 57 : 48;
-
-    return (uint64_t)sign_extend(linear, bits) == linear;
-}
-
 uint64_t insn_offset(const struct cpu *cpu, const struct insn *in)
 {
     return address_of(cpu, in);
@@ -42,7 +35,7 @@ gva segment_linear(struct cpu *cpu, enum segment_name seg, uint64_t offset, unsi
 
     if (cpu->code_size == 8) {
         linear = offset + (seg >= SEG_FS ? s->base : 0);
-        if (!is_canonical(cpu, linear) || !is_canonical(cpu, linear + size - 1))
+        if (!cpu_is_canonical(cpu, linear) || !cpu_is_canonical(cpu, linear + size - 1))
             raise_segment(cpu, seg);
     } else {
         uint64_t first = 0, last = s->limit;
@@ -380,7 +373,7 @@ void branch_to(struct cpu *cpu, const struct insn *in, uint64_t target)
         target = (uint16_t)target;
     else if (in->stack_size == 4)
         target = (uint32_t)target;
-    if (cpu->code_size == 8 ? !is_canonical(cpu, target) : target > cpu->seg[SEG_CS].limit)
+    if (cpu->code_size == 8 ? !cpu_is_canonical(cpu, target) : target > cpu->seg[SEG_CS].limit)
         cpu_raise_error(cpu, EXC_GP, 0);
     cpu->next_rip = target;
 }

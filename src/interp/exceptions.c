@@ -15,18 +15,6 @@
 
 #include <setjmp.h>
 
-bool is_canonical(const struct cpu *cpu, uint64_t address)
-{
-    return (uint64_t)sign_extend(address, cpu->cr4 & CR4_LA57 ? 57 : 48) == address;
-}
-
-enum mmu_mode mmu_mode_of(const struct cpu *cpu, unsigned cpl)
-{
-    if (cpl == 3)
-        return MMU_USER;
-    return cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC) ? MMU_KERNEL : MMU_KERNEL_AC;
-}
-
 /* ---- descriptors ---------------------------------------------------------------------------- */
 
 static bool table_find(const struct cpu *cpu, uint16_t selector, unsigned size, gva *where)
@@ -192,16 +180,9 @@ void data_segments_revalidate(struct cpu *cpu)
 {
     static const enum segment_name data[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
 
-    for (size_t i = 0; i < ARRAY_SIZE(data); i++) {
-        struct segment *s = &cpu->seg[data[i]];
-
-        if (s->attr & ATTR_NULL || !(s->attr & ATTR_S))
-            continue;
-        if ((s->attr & (ATTR_CODE | ATTR_CONFORMING)) == (ATTR_CODE | ATTR_CONFORMING))
-            continue;
-        if ((s->attr & ATTR_DPL) >> ATTR_DPL_SHIFT < cpu->cpl)
-            *s = segment_null(0, 0);
-    }
+    for (size_t i = 0; i < ARRAY_SIZE(data); i++)
+        if (!segment_survives(&cpu->seg[data[i]], cpu->cpl))
+            cpu->seg[data[i]] = segment_null(0, 0);
 }
 
 void code_segment_commit(struct cpu *cpu, uint16_t selector, struct descriptor *d, unsigned cpl)
@@ -229,7 +210,7 @@ void stack_push_to(struct cpu *cpu, struct stack *s, uint64_t value, unsigned si
     gva linear = offset;
 
     if (s->width == 8) {
-        if (!is_canonical(cpu, offset) || !is_canonical(cpu, offset + size - 1))
+        if (!cpu_is_canonical(cpu, offset) || !cpu_is_canonical(cpu, offset + size - 1))
             cpu_raise_error(cpu, EXC_SS, s->error);
     } else {
         if (!segment_contains(&s->ss, offset, size))
@@ -284,7 +265,7 @@ uint64_t stack_from_tss64(struct cpu *cpu, unsigned n, bool ext)
     if (offset + 7 > cpu->tr.limit)
         raise_selector(cpu, EXC_TS, cpu->tr.selector, ext);
     sp = mmu_load(cpu, cpu->tr.base + offset, 8, mmu_system_mode(cpu));
-    if (!is_canonical(cpu, sp))
+    if (!cpu_is_canonical(cpu, sp))
         cpu_raise_error(cpu, EXC_SS, ext);
     return sp;
 }
@@ -440,7 +421,7 @@ static void transfer_long(struct cpu *cpu, uint8_t vector, enum interrupt_kind k
     stack_push_to(cpu, &st, return_rip, 8);
     if (has_error)
         stack_push_to(cpu, &st, error, 8);
-    if (!is_canonical(cpu, target))
+    if (!cpu_is_canonical(cpu, target))
         cpu_raise_error(cpu, EXC_GP, ext);
     code_segment_commit(cpu, selector, &code, cpl);
 

@@ -24,7 +24,7 @@ static unsigned iopl(const struct cpu *cpu)
 /* RIP of a transfer must lie in the segment it goes to. */
 static void check_target(struct cpu *cpu, const struct segment *cs, uint64_t rip)
 {
-    if (cpu_long_mode(cpu) && cs->attr & ATTR_L ? !is_canonical(cpu, rip) : rip > cs->limit)
+    if (cpu_long_mode(cpu) && cs->attr & ATTR_L ? !cpu_is_canonical(cpu, rip) : rip > cs->limit)
         cpu_raise_error(cpu, EXC_GP, 0);
 }
 

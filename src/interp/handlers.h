@@ -98,21 +98,6 @@ static always_inline void reg_set(struct cpu *cpu, unsigned reg, uint64_t value,
     }
 }
 
-/* ---- flags -------------------------------------------------------------------------------- */
-
-/* The status flags as LAHF and SETO leave them in AX: the form in which host instructions take and
- * give them. */
-static always_inline uint32_t flags_pack(const struct cpu *cpu)
-{
-    return (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
-}
-
-static always_inline void flags_unpack(struct cpu *cpu, uint32_t ax)
-{
-    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (ax >> 8 & 0xd5) |
-                  (uint64_t)(ax & 1) << 11;
-}
-
 /* ---- memory ------------------------------------------------------------------------------- */
 
 static always_inline uint64_t host_load(const void *p, unsigned size)

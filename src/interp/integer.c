@@ -218,22 +218,22 @@ static uint64_t update_change(uint64_t old, void *context)
 static void update_slow(struct cpu *cpu, const struct insn *in, enum alu_op op, unsigned size,
                         uint64_t s)
 {
-    struct update u = {.operand = s, .flags_in = flags_pack(cpu), .size = size, .op = op};
+    struct update u = {.operand = s, .flags_in = cpu_flags_pack(cpu), .size = size, .op = op};
 
     operand_modify(cpu, in, 0, update_change, &u);
     if (op != OP_NOT)
-        flags_unpack(cpu, u.flags);
+        cpu_flags_unpack(cpu, u.flags);
 }
 
 static always_inline void update_memory(struct cpu *cpu, const struct insn *in, enum alu_op op,
                                         unsigned size, uint64_t s)
 {
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
     uint8_t *p;
 
     if (op == OP_CMP || op == OP_TEST) {
         host_op(op, size, op_read(cpu, in, 0, size), s, &f);
-        flags_unpack(cpu, f);
+        cpu_flags_unpack(cpu, f);
         return;
     }
     p = modify_pointer(cpu, in, size);
@@ -243,19 +243,19 @@ static always_inline void update_memory(struct cpu *cpu, const struct insn *in, 
     }
     host_store(p, host_op(op, size, host_load(p, size), s, &f), size);
     if (op != OP_NOT)
-        flags_unpack(cpu, f);
+        cpu_flags_unpack(cpu, f);
 }
 
 static always_inline void update_register(struct cpu *cpu, const struct insn *in, enum alu_op op,
                                           unsigned size, uint64_t s)
 {
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
     uint64_t d = host_op(op, size, reg_get(cpu, in->op[0].reg, size), s, &f);
 
     if (op != OP_CMP && op != OP_TEST)
         reg_set(cpu, in->op[0].reg, d, size);
     if (op != OP_NOT)
-        flags_unpack(cpu, f);
+        cpu_flags_unpack(cpu, f);
 }
 
 static always_inline void alu_sized(struct cpu *cpu, const struct insn *in, enum alu_op op,
@@ -472,12 +472,12 @@ static void shift_double(struct cpu *cpu, const struct insn *in, bool left)
 {
     struct double_shift x = {.source = reg_get(cpu, in->op[1].reg, 8),
                              .count = shift_count(cpu, in, 2),
-                             .flags_in = flags_pack(cpu),
+                             .flags_in = cpu_flags_pack(cpu),
                              .size = in->op[0].size,
                              .left = left};
 
     operand_modify(cpu, in, 0, double_shift_change, &x);
-    flags_unpack(cpu, x.flags);
+    cpu_flags_unpack(cpu, x.flags);
 }
 
 static void do_shld(struct cpu *cpu, const struct insn *in)
@@ -497,7 +497,7 @@ static always_inline void bit_op(struct cpu *cpu, const struct insn *in, enum al
     unsigned size = in->op[0].size;
     bool is_register = in->op[1].kind == OPERAND_GPR;
     uint64_t bit = is_register ? reg_get(cpu, in->op[1].reg, size) : in->imm;
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
 
     if (in->op[0].kind == OPERAND_GPR) {
         uint64_t d = reg_get(cpu, in->op[0].reg, size);
@@ -535,7 +535,7 @@ static always_inline void bit_op(struct cpu *cpu, const struct insn *in, enum al
             f = u.flags;
         }
     }
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 static void do_bt(struct cpu *cpu, const struct insn *in)
@@ -563,14 +563,14 @@ static always_inline void scan_op(struct cpu *cpu, const struct insn *in, enum a
 {
     unsigned size = in->op[0].size;
     uint64_t s = operand_read(cpu, in, 1), d = cpu->gpr[in->op[0].reg & 15];
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
 
     switch (size) {
     case 2: reg_set(cpu, in->op[0].reg, host_op(op, 2, d, s, &f), 2); break;
     case 4: reg_set(cpu, in->op[0].reg, host_op(op, 4, d, s, &f), 8); break;
     default: reg_set(cpu, in->op[0].reg, host_op(op, 8, d, s, &f), 8); break;
     }
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 static void do_bsf(struct cpu *cpu, const struct insn *in)
@@ -762,7 +762,7 @@ static void do_xadd(struct cpu *cpu, const struct insn *in)
         reg_write(cpu, in->op[0].reg, old + addend, size);
     }
     host_op_any(OP_ADD, size, old, addend, &f);
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 struct compare_exchange {
@@ -797,7 +797,7 @@ static void do_cmpxchg(struct cpu *cpu, const struct insn *in)
             reg_write(cpu, GPR_RAX, old, size);
     }
     host_op_any(OP_CMP, size, x.accumulator, old, &f);
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 /* CMPXCHG8B, CMPXCHG16B: half is the size of one register. */
@@ -957,7 +957,7 @@ static always_inline void multiply(struct cpu *cpu, const struct insn *in, bool 
 {
     unsigned size = in->op[0].size;
     uint64_t s = operand_read(cpu, in, 0), low = cpu->gpr[GPR_RAX], high = cpu->gpr[GPR_RDX];
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
 
     switch (size | (is_signed ? 16 : 0)) {
     case 1: HOST_MUL("mulb %b[s]"); break;
@@ -975,7 +975,7 @@ static always_inline void multiply(struct cpu *cpu, const struct insn *in, bool 
         reg_write(cpu, GPR_RAX, low, size);
         reg_write(cpu, GPR_RDX, high, size);
     }
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 static void do_mul(struct cpu *cpu, const struct insn *in)
@@ -995,12 +995,12 @@ static void do_imul(struct cpu *cpu, const struct insn *in)
     }
     s = operand_read(cpu, in, 1);
     d = in->op[2].kind == OPERAND_IMM ? in->imm : reg_read(cpu, in->op[0].reg, size);
-    f = flags_pack(cpu);
+    f = cpu_flags_pack(cpu);
     d = size == 2   ? host_op(OP_IMUL, 2, d, s, &f)
         : size == 4 ? host_op(OP_IMUL, 4, d, s, &f)
                     : host_op(OP_IMUL, 8, d, s, &f);
     reg_write(cpu, in->op[0].reg, d, size);
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 /* Would the quotient not fit? Then the host would fault as the guest must. */
@@ -1029,7 +1029,7 @@ static always_inline void divide(struct cpu *cpu, const struct insn *in, bool is
     uint64_t s = operand_read(cpu, in, 0);
     uint64_t low = reg_read(cpu, GPR_RAX, size);
     uint64_t high = size == 1 ? (uint8_t)(cpu->gpr[GPR_RAX] >> 8) : reg_read(cpu, GPR_RDX, size);
-    uint32_t f = flags_pack(cpu);
+    uint32_t f = cpu_flags_pack(cpu);
 
     if (division_overflows(low, high, s, size, is_signed))
         cpu_raise(cpu, EXC_DE);
@@ -1051,7 +1051,7 @@ static always_inline void divide(struct cpu *cpu, const struct insn *in, bool is
         reg_write(cpu, GPR_RAX, low, size);
         reg_write(cpu, GPR_RDX, high, size);
     }
-    flags_unpack(cpu, f);
+    cpu_flags_unpack(cpu, f);
 }
 
 static void do_div(struct cpu *cpu, const struct insn *in)

@@ -100,9 +100,6 @@ struct segment segment_null(uint16_t selector, unsigned dpl);
 /* Is [offset, offset+size) within the segment's limit? Expand-down segments considered. */
 bool segment_contains(const struct segment *s, uint64_t offset, unsigned size);
 
-/* The MMU mode of plain accesses at this privilege level. */
-enum mmu_mode mmu_mode_of(const struct cpu *cpu, unsigned cpl);
-
 /*
  * A stack that is not in SS:RSP yet. Pushes store at once and move only `sp`; the caller commits
  * ss and sp at the end. Faults carry `error`.
@@ -134,8 +131,6 @@ struct segment data_segment_get(struct cpu *cpu, enum segment_name seg, uint16_t
                                 enum exception vector, bool ext);
 /* Null out ES, DS, FS, GS that the new CPL may not use: returns to outer levels. */
 void data_segments_revalidate(struct cpu *cpu);
-
-bool is_canonical(const struct cpu *cpu, uint64_t address);
 
 /* Deliver; raises instead of making double faults. `return_rip` is what gets pushed. Leaves the
  * target in cpu->next_rip. */

@@ -211,7 +211,7 @@ static bool aligned_avx(uint16_t mnemonic)
 }
 
 /* One mask bit for a pair of half-precision numbers. */
-static bool complex_fp16(uint16_t mnemonic)
+bool simd_is_complex_fp16(uint16_t mnemonic)
 {
     switch (mnemonic) {
     case ZYDIS_MNEMONIC_VFCMADDCPH:
@@ -395,7 +395,7 @@ static void describe_memory(struct simd_spec *s, const ZydisDecodedInstruction *
         return;
     s->probe = (s->memory & SIMD_WRITES) != 0;
     s->mask_reg = (uint8_t)ZydisRegisterGetId(k);
-    s->mask_granule = complex_fp16(s->mnemonic) ? 4 : (uint8_t)(mem->element_size / 8);
+    s->mask_granule = simd_is_complex_fp16(s->mnemonic) ? 4 : (uint8_t)(mem->element_size / 8);
     if (!s->mask_granule || s->memory_size % s->mask_granule)
         s->mask_granule = s->memory_size;
     s->mask_bits = (uint8_t)(count ? count : s->memory_size / s->mask_granule);

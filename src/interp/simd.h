@@ -105,6 +105,9 @@ void simd_stub_run(const struct simd_stub *stub, struct cpu *cpu, struct simd_fr
 void simd_stub_run_once(const struct simd_spec *spec, struct cpu *cpu, struct simd_frame *frame);
 bool simd_stub_available(void);
 
+/* Complex products: destination and sources must be different registers, a mask bit is for four
+ * bytes. */
+bool simd_is_complex_fp16(uint16_t mnemonic);
 /* The spec of what simd_bind() gave a handler; false: `in` is not run here. For the translator. */
 bool simd_describe(const struct insn *in, const ZydisDecodedInstruction *decoded,
                    const ZydisDecodedOperand *operands, struct simd_spec *out);

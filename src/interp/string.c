@@ -223,7 +223,7 @@ static always_inline void string_run(struct cpu *cpu, const struct insn *in,
         }
     }
     if (s.flags_valid)
-        flags_unpack(cpu, s.flags);
+        cpu_flags_unpack(cpu, s.flags);
 }
 
 static void do_movs(struct cpu *cpu, const struct insn *in)

@@ -81,7 +81,7 @@ static void load_table(struct cpu *cpu, const struct insn *in, struct table_regi
     require_cpl0(cpu);
     limit = segment_load(cpu, in->segment, insn_offset(cpu, in), 2);
     base = segment_load(cpu, in->segment, field_offset(cpu, in, 2), size);
-    if (size == 8 && !is_canonical(cpu, base))
+    if (size == 8 && !cpu_is_canonical(cpu, base))
         raise_gp(cpu);
     if (size == 4 && in->operand_size == 2)
         base &= 0xffffff;
@@ -147,7 +147,7 @@ static struct segment system_segment_get(struct cpu *cpu, uint16_t selector, uin
     if (!descriptor_present(d))
         raise_selector(cpu, EXC_NP, selector, false);
     s = descriptor_segment(selector, d);
-    if (cpu_long_mode(cpu) && !is_canonical(cpu, s.base))
+    if (cpu_long_mode(cpu) && !cpu_is_canonical(cpu, s.base))
         raise_selector(cpu, EXC_GP, selector, false);
     return s;
 }
@@ -425,7 +425,7 @@ static void run_invpcid(struct cpu *cpu, const struct insn *in)
     pcid = segment_load(cpu, in->segment, insn_offset(cpu, in), 8);
     linear = segment_load(cpu, in->segment, field_offset(cpu, in, 8), 8);
     if (type > 3 || pcid >> 12 || (type < 2 && pcid && !(cpu->cr4 & CR4_PCIDE)) ||
-        (type == 0 && !is_canonical(cpu, linear)))
+        (type == 0 && !cpu_is_canonical(cpu, linear)))
         raise_gp(cpu);
     mmu_flush_pcid(cpu, (unsigned)type, (unsigned)pcid, linear);
 }
@@ -603,7 +603,7 @@ static void run_sysret(struct cpu *cpu, const struct insn *in)
         (cpu->code_size != 8 && !cpu_is_amd(cpu)))
         cpu_raise(cpu, EXC_UD);
     require_cpl0(cpu);
-    if (to_64bit && !cpu_is_amd(cpu) && !is_canonical(cpu, cpu->gpr[GPR_RCX]))
+    if (to_64bit && !cpu_is_amd(cpu) && !cpu_is_canonical(cpu, cpu->gpr[GPR_RCX]))
         raise_gp(cpu);
     cpu->next_rip = to_64bit ? cpu->gpr[GPR_RCX] : (uint32_t)cpu->gpr[GPR_RCX];
     if (cpu_long_mode(cpu))
@@ -642,7 +642,7 @@ static void run_sysexit(struct cpu *cpu, const struct insn *in)
         cpu_raise(cpu, EXC_UD);
     if (!cpu_protected(cpu) || !cs || cpu->cpl)
         raise_gp(cpu);
-    if (to_64bit && (!is_canonical(cpu, rip) || !is_canonical(cpu, rsp)))
+    if (to_64bit && (!cpu_is_canonical(cpu, rip) || !cpu_is_canonical(cpu, rsp)))
         raise_gp(cpu);
     cpu->next_rip = to_64bit ? rip : (uint32_t)rip;
     cpu->gpr[GPR_RSP] = to_64bit ? rsp : (uint32_t)rsp;
@@ -682,7 +682,7 @@ static void run_wrbase(struct cpu *cpu, const struct insn *in)
 
     require_fsgsbase(cpu);
     value = operand_read(cpu, in, 0);
-    if (!is_canonical(cpu, value))
+    if (!cpu_is_canonical(cpu, value))
         raise_gp(cpu);
     cpu->seg[seg].base = value;
 }

@@ -37,6 +37,11 @@ int ram_block_new(const char *name, uint64_t size, struct ram_block **out, struc
     if (flags == MAP_FAILED)
         goto fail;
     b->page_flags = flags;
+    flags = mmap(NULL, (b->size >> RAM_PAGE_BITS) * sizeof(*b->write_at), PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (flags == MAP_FAILED)
+        goto fail;
+    b->write_at = flags;
     if (b->size >= LARGE)
         b->huge = huge_watch(b->host, b->size, b->fd);
     *out = b;
@@ -60,6 +65,8 @@ void ram_block_free(struct ram_block *b)
         munmap(b->host, b->size);
     if (b->page_flags)
         munmap(b->page_flags, b->size >> RAM_PAGE_BITS);
+    if (b->write_at)
+        munmap(b->write_at, (b->size >> RAM_PAGE_BITS) * sizeof(*b->write_at));
     if (b->fd >= 0)
         close(b->fd);
     free(b->name);

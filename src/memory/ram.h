@@ -42,6 +42,7 @@ struct ram_block {
     uint64_t size; /* bytes, a multiple of the page size */
     int fd;        /* the memfd, offset 0 = host[0] */
     atomic_uchar *page_flags; /* size >> RAM_PAGE_BITS of them */
+    atomic_uint *write_at;    /* the same: where a TLB may have a write entry; x86/mmu.c */
     struct huge_area *huge;   /* NULL: not worth it */
     atomic_uchar tracking;    /* RAM_DIRTY_* clients that want to know of writes */
     /* Set by an engine that uses RAM_CODE; called from any thread, after the bytes changed. */

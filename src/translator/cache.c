@@ -295,8 +295,8 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
     name = names[offset >> RAM_PAGE_BITS];
     if (!(atomic_fetch_or(flags, RAM_CODE) & RAM_CODE)) {
         if (atomic_fetch_and(flags, (unsigned char)~RAM_WRITE_CACHED) & RAM_WRITE_CACHED) {
-            mmu_drop_writes(c->cpu, ram->host + (offset & ~UINT64_C(0xfff)));
-            drop_writes_elsewhere(t, c);
+            if (mmu_drop_writes(c->cpu, ram, offset))
+                drop_writes_elsewhere(t, c);
         }
     }
     if (others_hold_writes(t, c))
@@ -312,28 +312,6 @@ uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram
 }
 
 /* ---- blocks --------------------------------------------------------------------------------- */
-
-static uint32_t hash_of(uint32_t page, unsigned offset, uint32_t key)
-{
-    uint64_t h = ((uint64_t)page << 12 | offset) * UINT64_C(0x9e3779b97f4a7c15) ^
-                 (uint64_t)key * UINT64_C(0xc2b2ae3d27d4eb4f);
-
-    return (uint32_t)(h >> (64 - BLOCK_HASH_BITS));
-}
-
-struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key)
-{
-    uint32_t i = __atomic_load_n(&t->hash[hash_of(page, offset, key)], __ATOMIC_ACQUIRE);
-
-    while (i) {
-        struct block *b = &t->blocks[i];
-
-        if (b->page == page && b->offset == offset && b->key == key)
-            return b;
-        i = __atomic_load_n(&b->next, __ATOMIC_ACQUIRE);
-    }
-    return NULL;
-}
 
 typedef uint64_t granule_set[GRANULE_WORDS];
 

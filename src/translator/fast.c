@@ -137,12 +137,7 @@ static uint64_t arrive(struct bt_cpu *c, uint32_t key)
 static void mode_set(struct cpu *cpu, unsigned cpl)
 {
     cpu->cpl = (uint8_t)cpl;
-    if (cpl == 3)
-        cpu->mmu_mode = MMU_USER;
-    else if (cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC))
-        cpu->mmu_mode = MMU_KERNEL;
-    else
-        cpu->mmu_mode = MMU_KERNEL_AC;
+    cpu->mmu_mode = (uint8_t)mmu_mode_of(cpu, cpl);
 }
 
 /* 64-bit code and its stack, as SYSCALL and SYSRET make them. */
@@ -166,7 +161,7 @@ static uint64_t syscall_(struct bt_cpu *c, const struct site *s)
     struct cpu *cpu = c->cpu;
     uint16_t cs = (uint16_t)(cpu->star >> 32) & 0xfffc;
 
-    if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_USER) || !is_canonical_rip(cpu, cpu->lstar))
+    if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_USER) || !cpu_is_canonical(cpu, cpu->lstar))
         return 0;
     flags_in(cpu, c->context);
     cpu->gpr[GPR_RCX] = rip_at(cpu, c->context, s->offset + s->length);
@@ -184,7 +179,7 @@ static uint64_t sysret(struct bt_cpu *c, const struct site *s)
     uint64_t flags = (cpu->gpr[GPR_R11] & 0x3c7fd7) | RFLAGS_FIXED;
 
     if (!(cpu->efer & EFER_SCE) || !(c->key & KEY_CPL0) ||
-        !is_canonical_rip(cpu, cpu->gpr[GPR_RCX]) || flags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC) ||
+        !cpu_is_canonical(cpu, cpu->gpr[GPR_RCX]) || flags & (RFLAGS_TF | RFLAGS_RF | RFLAGS_AC) ||
         events(cpu))
         return 0;
     cpu->rip = cpu->gpr[GPR_RCX];
@@ -229,14 +224,6 @@ void fast_learn(struct bt_cpu *c)
     c->returned.gdt = cpu->gdtr.base;
 }
 
-/* Would a return to level 3 make it null? */
-static bool dies_at_level_3(const struct segment *g)
-{
-    bool conforming = (g->attr & (ATTR_CODE | ATTR_CONFORMING)) == (ATTR_CODE | ATTR_CONFORMING);
-
-    return !(g->attr & ATTR_NULL) && (g->attr & ATTR_DPL) != ATTR_DPL && !conforming;
-}
-
 /* To 64-bit code of the same level, or of level 3 as last time. */
 static uint64_t iret(struct bt_cpu *c, const struct site *s)
 {
@@ -253,7 +240,7 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
     rsp = *(const volatile mmu_u64 *)(p + 24);
     ss = *(const volatile mmu_u64 *)(p + 32);
     if (flags & ~(plain | RFLAGS_IOPL) || flags & (RFLAGS_TF | RFLAGS_NT) ||
-        !is_canonical_rip(cpu, rip))
+        !cpu_is_canonical(cpu, rip))
         return 0;
     if (cs == cpu->seg[SEG_CS].selector && ss == cpu->seg[SEG_SS].selector && !(cs & 3)) {
         cpu->gpr[GPR_RSP] = rsp;
@@ -268,8 +255,8 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
     if (!descriptor(cpu, (uint16_t)cs, &raw) || raw != c->returned.raw_cs ||
         !descriptor(cpu, (uint16_t)ss, &raw) || raw != c->returned.raw_ss)
         return 0;
-    if (dies_at_level_3(&cpu->seg[SEG_DS]) || dies_at_level_3(&cpu->seg[SEG_ES]) ||
-        dies_at_level_3(&cpu->seg[SEG_FS]) || dies_at_level_3(&cpu->seg[SEG_GS]))
+    if (!segment_survives(&cpu->seg[SEG_DS], 3) || !segment_survives(&cpu->seg[SEG_ES], 3) ||
+        !segment_survives(&cpu->seg[SEG_FS], 3) || !segment_survives(&cpu->seg[SEG_GS], 3))
         return 0;
     cpu->gpr[GPR_RSP] = rsp;
     cpu->rip = rip;
@@ -282,22 +269,6 @@ static uint64_t iret(struct bt_cpu *c, const struct site *s)
 
 /* ---- data beside code ----------------------------------------------------------------------- */
 
-/* The address of the write that site `s` is the check of. */
-static gva site_address(const struct cpu *cpu, const struct bt_context *x, const struct site *s)
-{
-    uint64_t a = (uint64_t)(int64_t)s->disp;
-
-    if (s->base != BASE_NONE)
-        a += s->base == BASE_RIP ? x->page_rip : cpu->gpr[s->base];
-    if (s->index != BASE_NONE)
-        a += cpu->gpr[s->index] * s->scale;
-    if (s->address_size < 8)
-        a &= s->address_size == 4 ? UINT32_MAX : UINT16_MAX;
-    if (s->segment != SEG_NONE)
-        a += cpu->seg[s->segment].base;
-    return cpu->code_size == 8 ? a : (uint32_t)a;
-}
-
 /*
  * A write to a page of code that touches no code: pass the check for this once. Between the look at
  * the granules and the write nobody may make a block from what is written: page_close() looks at
@@ -307,7 +278,7 @@ static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
 {
     struct bt_context *x = c->context;
     struct cpu *cpu = c->cpu;
-    gva linear = site_address(cpu, x, s);
+    gva linear = site_linear(cpu, x, s);
     const uint8_t *host = tlb_find_code(cpu->tlb->table[cpu->mmu_mode], linear, s->size);
     uint32_t name = host ? page_of_host(c->t, host) : 0;
     struct code_page *p = &c->t->pages[name];
@@ -322,6 +293,52 @@ static uint64_t write_beside_code(struct bt_cpu *c, const struct site *s)
     x->a = (uint64_t)(uintptr_t)host - linear;
     x->c = (uint64_t)(uintptr_t)(c->t->rx + s->pass);
     return (uint64_t)(uintptr_t)c->t->stub.pass;
+}
+
+/* ---- other blocks ---------------------------------------------------------------------------- */
+
+/* A check of several accesses has failed: go on with single ones, where there is such a block. */
+static uint64_t check_each(struct bt_cpu *c, const struct site *s)
+{
+    struct translator *t = c->t;
+    struct block *failed = &t->blocks[s->block], *b;
+
+    if (c->check || s->resume || failed->key & KEY_SINGLE ||
+        failed->failures == MANY_FAILURES - 1 || /* that is for bt_slow() */
+        !atomic_load_explicit(&c->context->poll, memory_order_relaxed))
+        return 0;
+    b = block_find(t, failed->page, (unsigned)s->offset, failed->key | KEY_SINGLE);
+    if (!b)
+        return 0;
+    if (failed->failures < MANY_FAILURES)
+        failure_counts(failed);
+    c->count[COUNT_CHECK_WIDE]++;
+    return (uint64_t)(uintptr_t)(t->rx + b->entry_saved);
+}
+
+/* An indirect branch to a block that is not in the jump table. */
+static uint64_t indirect(struct bt_cpu *c)
+{
+    struct cpu *cpu = c->cpu;
+    struct bt_context *x = c->context;
+    uint64_t rip = x->target;
+    uint32_t *slot;
+    struct block *b;
+
+    if (c->check || !(c->key & KEY_FLAT_CODE) ||
+        !atomic_load_explicit(&x->poll, memory_order_relaxed) ||
+        (cpu->code_size == 8 ? !cpu_is_canonical(cpu, rip) : rip > UINT32_MAX))
+        return 0;
+    slot = name_slot(cpu, rip);
+    b = slot && *slot
+            ? block_find(c->t, *slot, (unsigned)(rip & 0xfff), c->key & ~(uint32_t)KEY_SINGLE)
+            : NULL;
+    if (!b || b->failures >= MANY_FAILURES)
+        return 0;
+    jump_remember(c, b, rip);
+    x->page_rip = rip & ~UINT64_C(0xfff);
+    c->count[COUNT_INDIRECT]++;
+    return (uint64_t)(uintptr_t)(c->t->rx + b->entry_saved);
 }
 
 /* ---- the door ------------------------------------------------------------------------------- */
@@ -347,10 +364,16 @@ uint64_t bt_fast(struct cpu *cpu)
         }
         return 0;
     }
-    if (s->kind != SITE_CHECK || s->access >= MMU_ACCESSES)
+    if (s->kind == SITE_INDIRECT)
+        return indirect(c);
+    if (s->kind != SITE_CHECK)
         return 0;
+    if (s->access >= MMU_ACCESSES)
+        return check_each(c, s);
     /* RAX: tag of the last byte; RCX: index of the first. */
     if ((uint16_t)x->a != x->c)
+        return check_each(c, s);
+    if (device_page(c, x->a))
         return 0;
     page = (x->a - 1) << 12;
     if (s->pass && cpu->tlb->table[mode]->ways[MMU_WRITE].tag[x->c] == (x->a | TLB_ASK)) {

@@ -96,10 +96,26 @@ enum site_kind {
     SITE_FAST,     /* bt_fast() executes one instruction: enum fast_op */
     SITE_EXIT,     /* end of translation at `offset`, without a link */
     SITE_FAULT,    /* a host fault: context.fault_offset */
+    SITE_HELP,     /* help() executes one instruction: enum help_op */
 };
 
 /* sites[].helper of SITE_FAST; fast.c */
 enum fast_op { FAST_STRING, FAST_SYSCALL, FAST_SYSRET, FAST_IRET, FAST_OPS };
+
+/* sites[].helper of SITE_HELP; help.c. What each finds in its site is said there. */
+enum help_op {
+    HELP_IN,
+    HELP_OUT,
+    HELP_RDMSR,
+    HELP_WRMSR,
+    HELP_CPUID,
+    HELP_FROM_CR8,
+    HELP_TO_CR,
+    HELP_TO_CR3,
+    HELP_INVLPG,
+    HELP_PAUSE,
+    HELP_OPS,
+};
 
 /* Sites that no block owns. */
 enum { SITE_OF_INDIRECT, SITE_OF_FAULT, SITES_FIXED };
@@ -118,7 +134,8 @@ struct site {
     bool known;      /* false: nothing is relied on */
     uint16_t writes; /* bit n: GPR n may change, whatever to */
     int8_t stack;    /* RSP moves by this, if it is not one of those */
-    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. */
+    /* CHECK of one write alone: its address, and where it goes on with the addend in RAX. HELP:
+     * operands. */
     uint32_t pass;
     int32_t disp;
     uint8_t base, index, scale, segment, address_size, size;
@@ -162,6 +179,8 @@ struct block {
     _Atomic uint64_t jump_rip; /* RIP ^ BIT(63) it went into jump tables with; 0: never */
 };
 #define JUMP_RIP_MANY UINT64_MAX
+
+enum { MANY_FAILURES = 64, FAILURES_TIME = 500 }; /* of a block's wide checks */
 
 enum { GRANULE_BITS = 4, GRANULE_WORDS = (4096 >> GRANULE_BITS) / 64 };
 
@@ -208,6 +227,7 @@ struct bt_stubs {
     void (*enter)(struct cpu *cpu, const void *code);
     const uint8_t *leave_hw, *leave_saved; /* context.site is set */
     const uint8_t *leave_fast;             /* the same for SITE_FAST, with all registers saved */
+    const uint8_t *leave_slow;             /* for SITE_HELP, flags saved: past bt_fast() */
     const uint8_t *indirect_miss;          /* RCX: target, which has no jump entry; flags saved */
     const uint8_t *indirect;               /* RCX: target; flags saved */
     const uint8_t *ret_miss;               /* RCX: target; flags saved */
@@ -248,7 +268,7 @@ struct translator {
 
 enum host_feature { HOST_AVX = 1, HOST_AVX512 = 2, HOST_FSGSBASE = 4 };
 
-enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16 };
+enum { FALLBACKS = 2048, WARM_SIZE = 1 << 16, DEVICE_PAGES = 8, DEVICE_TIMES = 256 };
 
 enum bt_counter {
     COUNT_ENTER,
@@ -287,6 +307,7 @@ struct bt_cpu {
     uint64_t last_tick;
     uint64_t count[COUNTERS];
     uint64_t slow_fast[FAST_OPS]; /* SITE_FAST that went to the interpreter */
+    uint64_t helped[HELP_OPS];    /* SITE_HELP that did not */
     uint64_t fallback[FALLBACKS]; /* instructions left to the interpreter, by mnemonic */
     uint8_t *warm;                /* counters of cold code, by hash */
     /* What the last returns to a less privileged level loaded, and from which descriptors. */
@@ -294,6 +315,13 @@ struct bt_cpu {
         uint64_t gdt, raw_cs, raw_ss;
         struct segment cs, ss;
     } returned;
+    /* Pages seen to be devices': for `left` times nobody tries to fill the TLB with them. A hint;
+     * by the tag's low bits. */
+    struct device_page {
+        uint64_t tag; /* 0: none */
+        const struct tlb_table *table;
+        unsigned left;
+    } device[DEVICE_PAGES];
     struct check *check; /* NULL: options.check is off */
     bool left;           /* with check: the next instruction is to be interpreted */
     bool differs;        /* a check has failed */
@@ -305,6 +333,16 @@ static inline uint64_t now_ns(void)
 
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+static inline uint8_t *cache_rw(struct translator *t, uint32_t at)
+{
+    return t->rw + at;
+}
+
+static inline const uint8_t *cache_rx(struct translator *t, uint32_t at)
+{
+    return t->rx + at;
 }
 
 static inline unsigned warm_index(const uint8_t *host)
@@ -329,7 +367,30 @@ uint32_t page_find(struct translator *t, struct ram_block *ram, uint64_t offset)
 uint32_t page_make(struct translator *t, struct bt_cpu *c, struct ram_block *ram, uint64_t offset,
                    uint32_t *out);
 
-struct block *block_find(struct translator *t, uint32_t page, unsigned offset, uint32_t key);
+static inline uint32_t hash_of(uint32_t page, unsigned offset, uint32_t key)
+{
+    uint64_t h = ((uint64_t)page << 12 | offset) * UINT64_C(0x9e3779b97f4a7c15) ^
+                 (uint64_t)key * UINT64_C(0xc2b2ae3d27d4eb4f);
+
+    return (uint32_t)(h >> (64 - BLOCK_HASH_BITS));
+}
+
+/* Without the lock; uses general registers only. */
+static inline struct block *block_find(struct translator *t, uint32_t page, unsigned offset,
+                                       uint32_t key)
+{
+    uint32_t i = __atomic_load_n(&t->hash[hash_of(page, offset, key)], __ATOMIC_ACQUIRE);
+
+    while (i) {
+        struct block *b = &t->blocks[i];
+
+        if (b->page == page && b->offset == offset && b->key == key)
+            return b;
+        i = __atomic_load_n(&b->next, __ATOMIC_ACQUIRE);
+    }
+    return NULL;
+}
+
 void block_insert(struct translator *t, struct block *b);
 void block_invalidate(struct translator *t, struct block *b);
 /* Nobody comes to it any more but through the hash. Lock held. */
@@ -404,6 +465,18 @@ uint64_t bt_slow(struct cpu *cpu);
 /* Run a block from the loop. */
 void enter_block(struct bt_cpu *c, struct block *b, uint32_t key);
 
+/* ---- help.c --------------------------------------------------------------------------------- */
+
+/* Execute the instruction of site `s`, all but RIP, which is its own. False: nothing was done, the
+ * interpreter must have it. Does not raise. */
+bool help(struct bt_cpu *c, const struct site *s);
+/* May linear addresses lead elsewhere afterwards? Then nothing that was looked up counts any more,
+ * and the block ends there. */
+static inline bool help_remaps(unsigned op)
+{
+    return op == HELP_TO_CR3 || op == HELP_INVLPG;
+}
+
 /* ---- check.c -------------------------------------------------------------------------------- */
 
 void check_new(struct bt_cpu *c);
@@ -420,20 +493,14 @@ void check_sabotage(const struct translator *t, struct bt_insn *in);
 /* Where GS points, by us on this thread. */
 void gs_set(struct translator *t, struct tlb_table *area);
 
-static inline bool is_canonical_rip(const struct cpu *cpu, uint64_t rip)
-{
-    return (uint64_t)sign_extend(rip, cpu->cr4 & CR4_LA57 ? 57 : 48) == rip;
-}
-
 static inline void flags_in(struct cpu *cpu, const struct bt_context *x)
 {
-    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (x->flags >> 8 & 0xd5) |
-                  (uint64_t)(x->flags & 1) << 11;
+    cpu_flags_unpack(cpu, x->flags);
 }
 
 static inline void flags_out(const struct cpu *cpu, struct bt_context *x)
 {
-    x->flags = (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
+    x->flags = cpu_flags_pack(cpu);
 }
 
 /* Other blocks than before are entered: their kind, and their stack of paired calls. */
@@ -479,11 +546,84 @@ static inline void area_choose(struct bt_cpu *c, bool ac, uint32_t key)
                       : 0;
 }
 
+/* The name of the page of code at `linear`, 0 when it has none. Needs a fetch entry in the TLB. */
+static inline uint32_t *name_slot(struct cpu *cpu, gva linear)
+{
+    struct tlb_table *t = cpu->tlb->table[cpu->mmu_mode];
+    unsigned i = (uint16_t)tlb_tag(linear);
+
+    if (t->ways[MMU_FETCH].tag[i] != tlb_tag(linear))
+        return NULL;
+    return (uint32_t *)&t->code[i];
+}
+
+/* The entry of the jump table for `rip`, which is where `b` starts. */
+static inline void jump_remember(struct bt_cpu *c, struct block *b, uint64_t rip)
+{
+    struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
+    struct tlb_jump *j = jump_of(table, rip);
+
+    if (!(b->key & KEY_FLAT_CODE) || c->check || c->single)
+        return;
+    block_jump(b, rip);
+    j->rip = rip;
+    j->code = cache_rx(c->t, b->entry_saved);
+    table->jumps_used = true;
+    atomic_thread_fence(memory_order_seq_cst);
+    if (!b->valid)
+        j->rip = tlb_no_rip(
+            (unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
+}
+
+/*
+ * A check of several accesses failed where each alone might not: at a page's end, or because of one
+ * that never can. That costs some ten nanoseconds; single checks cost every execution a few. So
+ * only a block that fails again and again within a short time gets them: nobody comes to it any
+ * more then, and one with single checks is made. Whether this was the last time.
+ */
+static inline bool failure_counts(struct block *b)
+{
+    uint32_t now = (uint32_t)(__builtin_ia32_rdtsc() >> 10);
+
+    if (now - b->failing_since > FAILURES_TIME)
+        b->failures = 0;
+    if (!b->failures)
+        b->failing_since = now;
+    return ++b->failures == MANY_FAILURES;
+}
+
 static inline uint64_t rip_at(const struct cpu *cpu, const struct bt_context *x, int32_t offset)
 {
     uint64_t rip = x->page_rip + (uint64_t)(int64_t)offset;
 
     return cpu->code_size == 8 ? rip : (uint32_t)rip;
+}
+
+/* The linear address that the operand fields of a site stand for. */
+static inline gva site_linear(const struct cpu *cpu, const struct bt_context *x,
+                              const struct site *s)
+{
+    uint64_t a = (uint64_t)(int64_t)s->disp;
+
+    if (s->base != BASE_NONE)
+        a += s->base == BASE_RIP ? x->page_rip : cpu->gpr[s->base];
+    if (s->index != BASE_NONE)
+        a += cpu->gpr[s->index] * s->scale;
+    if (s->address_size < 8)
+        a &= s->address_size == 4 ? UINT32_MAX : UINT16_MAX;
+    if (s->segment != SEG_NONE)
+        a += cpu->seg[s->segment].base;
+    return cpu->code_size == 8 ? a : (uint32_t)a;
+}
+
+/* The page with this tag in the TLB, if it was last seen to be a device's. */
+static inline struct device_page *device_page(struct bt_cpu *c, uint64_t tag)
+{
+    struct device_page *d = &c->device[tag % DEVICE_PAGES];
+
+    return tag && d->tag == tag && d->table == c->cpu->tlb->table[c->cpu->mmu_mode] && d->left
+               ? d
+               : NULL;
 }
 
 /* ---- fast.c --------------------------------------------------------------------------------- */
@@ -511,15 +651,5 @@ void verify_or_stop(struct translator *t, const struct block *b, uint8_t *const 
 /* Each when there is a map. */
 void perf_map_stubs(struct translator *t);
 void perf_map_add(struct translator *t, const struct block *b);
-
-static inline uint8_t *cache_rw(struct translator *t, uint32_t at)
-{
-    return t->rw + at;
-}
-
-static inline const uint8_t *cache_rx(struct translator *t, uint32_t at)
-{
-    return t->rx + at;
-}
 
 #endif

@@ -194,6 +194,9 @@ enum special {
     SP_SYSCALL,
     SP_IRET,
     SP_CR,
+    SP_FROM_SEG,
+    SP_CPUID,
+    SP_RDPID,
     SP_PREFETCH,
     SP_ESCAPE, /* C4, C5, 62: VEX, EVEX, or what they were */
     SP_0F01,
@@ -284,7 +287,7 @@ static const struct row group_c7_0f[8] = {
     FALL(0, NONE), KIND(CMPXCHG_PAIR, RM_RW | LOCKABLE | ONLY_MEM, 0, ZF_ONLY, PAIR),
     FALL(0, NONE), FALL(0, NONE),
     FALL(0, NONE), FALL(0, NONE),
-    FALL(0, NONE), FALL(0, NONE),
+    FALL(0, NONE), KIND(RDPID, RM_W | ONLY_REG, 0, NONE, RDPID),
 };
 
 static const struct row group_bt[8] = {
@@ -344,7 +347,7 @@ static const struct row one_byte[256] = {
     [0x89] = COPY(MODRM | REG_R | RM_W, NONE, NONE, NONE),
     [0x8a] = COPY(MODRM | BYTE | REG_W | RM_R, NONE, NONE, NONE),
     [0x8b] = COPY(MODRM | REG_W | RM_R, NONE, NONE, NONE),
-    [0x8c] = FALL(MODRM, NONE),
+    [0x8c] = KIND(MOV_FROM_SEG, MODRM | ONLY_REG | RM_W, 0, NONE, FROM_SEG),
     [0x8d] = COPY(MODRM | REG_W | ONLY_MEM, NONE, NONE, LEA),
     [0x8e] = FALL(MODRM, NONE),
     [0x8f] = GROUP(group_8f, 0, NONE),
@@ -424,7 +427,7 @@ static const struct row two_byte[256] = {
     [0x00] = FALL(MODRM, NONE),
     [0x01] = {.special = SP_0F01, .form = MODRM | KNOWN},
     [0x05] = KIND(SYSCALL, ONLY64, 0, SAVE, SYSCALL),
-    [0x06] = FALL(0, NONE),
+    [0x06] = KIND(CLTS, 0, 0, NONE, NONE),
     [0x07] = KIND(SYSRET, ONLY64, 0, ALL, SYSCALL),
     [0x08 ... 0x09] = FALL(0, NONE),
     [0x0b] = FALL(0, NONE),
@@ -446,7 +449,8 @@ static const struct row two_byte[256] = {
     [0x50 ... 0x7f] = SLOW,
     [0x80 ... 0x8f] = KIND(JCC, D64 | NEAR, REL_Z, NONE, COND),
     [0x90 ... 0x9f] = COPY(MODRM | BYTE | RM_W, NONE, NONE, COND),
-    [0xa0 ... 0xa2] = FALL(0, NONE),
+    [0xa0 ... 0xa1] = FALL(0, NONE),
+    [0xa2] = KIND(CPUID, 0, 0, NONE, CPUID),
     [0xa3] = COPY(MODRM | ONLY_REG | REG_R | RM_R, NONE, BT, NONE),
     [0xa4] = COPY(MODRM | REG_R | RM_RW, B, NONE, DOUBLE_IMM),
     [0xa5] = COPY(MODRM | REG_R | RM_RW, NONE, NONE, DOUBLE_CL),
@@ -834,21 +838,6 @@ static bool form_of_mnemonic(struct form *f, uint16_t mnemonic, unsigned operand
     return false;
 }
 
-static bool needs_distinct_registers(uint16_t mnemonic)
-{
-    switch (mnemonic) {
-    case ZYDIS_MNEMONIC_VFCMADDCPH:
-    case ZYDIS_MNEMONIC_VFCMADDCSH:
-    case ZYDIS_MNEMONIC_VFCMULCPH:
-    case ZYDIS_MNEMONIC_VFCMULCSH:
-    case ZYDIS_MNEMONIC_VFMADDCPH:
-    case ZYDIS_MNEMONIC_VFMADDCSH:
-    case ZYDIS_MNEMONIC_VFMULCPH:
-    case ZYDIS_MNEMONIC_VFMULCSH: return true;
-    default: return false;
-    }
-}
-
 /* Everything about a form, from its key. */
 static void form_fill(struct form *f, uint64_t key)
 {
@@ -906,7 +895,7 @@ static void form_fill(struct form *f, uint64_t key)
         return;
     }
     f->known = true;
-    f->distinct = needs_distinct_registers(in.mnemonic);
+    f->distinct = simd_is_complex_fp16(in.mnemonic);
     o->operand_size = in.operand_size;
     o->reg_is_opcode = modrm && !reg_named;
     o->imm_size = (uint8_t)(d.raw.imm[0].size / 8 + d.raw.imm[1].size / 8);
@@ -1300,7 +1289,7 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
             out->implicit_read |= RAX;
         break;
     case SP_RDTSC:
-        reads_and_writes(out, 0, RAX | RDX);
+        reads_and_writes(out, 0, row->kind == KIND_RDTSCP ? RAX | RDX | RCX : RAX | RDX);
         need = FEATURE_TSC;
         break;
     case SP_MSR:
@@ -1332,6 +1321,17 @@ static always_inline bool apply_special(struct parser *s, struct bt_insn *out,
             return false;
         out->operand_size = out->rm_size = s->code_size == 8 ? 8 : 4;
         break;
+    case SP_FROM_SEG:
+        if (out->reg >= SEG_COUNT || s->rep)
+            return false;
+        break;
+    case SP_CPUID: reads_and_writes(out, RAX | RCX, RAX | RCX | RDX | 1 << GPR_RBX); break;
+    case SP_RDPID:
+        if (s->rep != 0xf3)
+            return false;
+        out->operand_size = out->rm_size = s->code_size == 8 ? 8 : 4;
+        need = FEATURE_RDPID;
+        break;
     case SP_PREFETCH:
         if (out->rm_kind == RM_MEM && (out->reg & 7) < 4)
             need = FEATURE_SSE;
@@ -1350,17 +1350,22 @@ static const struct row *system_row(const struct parser *s, unsigned special)
     static const struct row fence = COPY(MODRM | BYTE, NONE, NONE, NONE);
     static const struct row rdbase = KIND(RDFSGSBASE, MODRM | ONLY64 | RM_W, 0, NONE, NONE);
     static const struct row wrbase = KIND(WRFSGSBASE, MODRM | ONLY64 | RM_R, 0, NONE, NONE);
+    static const struct row serialize = KIND(SERIALIZE, MODRM, 0, NONE, NONE);
+    static const struct row rdtscp = KIND(RDTSCP, MODRM, 0, NONE, RDTSC);
     static const struct row other = FALL(MODRM, NONE), slow = SLOW;
     unsigned modrm = s->p[s->pos], reg = modrm >> 3 & 7;
 
     if (special == SP_0F01) {
         if (modrm < 0xc0)
             return reg == 7 && !s->rep && !s->p66 ? &invlpg : &other;
+        if (modrm == 0xf9)
+            return cpu_has(s->cpu, FEATURE_RDTSCP) ? &rdtscp : &other;
         if (s->rep || s->p66)
             return &other;
         switch (modrm) {
         case 0xca: return cpu_has(s->cpu, FEATURE_SMAP) ? &clac : &other;
         case 0xcb: return cpu_has(s->cpu, FEATURE_SMAP) ? &stac : &other;
+        case 0xe8: return cpu_has(s->cpu, FEATURE_SERIALIZE) ? &serialize : &other;
         case 0xf8: return &swapgs;
         default: return &other;
         }

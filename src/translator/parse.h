@@ -50,14 +50,20 @@ enum parse_kind {
     KIND_STAC,
     KIND_CLAC,
     KIND_RDTSC,
-    KIND_MOV_TO_CR,   /* reg: control register; rm: GPR */
-    KIND_MOV_FROM_CR, /* the same */
+    KIND_RDTSCP,
+    KIND_RDPID, /* rm: GPR; operand_size */
+    KIND_CPUID,
+    KIND_SERIALIZE,
+    KIND_CLTS,
+    KIND_MOV_FROM_SEG, /* reg: enum segment_name; rm: GPR; operand_size */
+    KIND_MOV_TO_CR,    /* reg: control register; rm: GPR */
+    KIND_MOV_FROM_CR,  /* the same */
     KIND_RDMSR,
     KIND_WRMSR,
     KIND_INVLPG,
     KIND_IN, /* operand_size 1, 2, 4; imm: port, or has_imm false: DX */
     KIND_OUT,
-    KIND_WRFSGSBASE, /* WRFSBASE, WRGSBASE: bit 0 of `sub`: GS; rm: GPR; operand_size */
+    KIND_WRFSGSBASE, /* WRFSBASE, WRGSBASE: bit 0 of `reg`: GS; rm: GPR; operand_size */
     KIND_RDFSGSBASE,
     KIND_PAUSE,
     KIND_BT_MEM, /* BT, BTS, BTR, BTC of memory by a register: fields as for COPY; reg: the bit,

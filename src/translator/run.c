@@ -30,14 +30,14 @@
 #include <unistd.h>
 
 enum { STACK_SIZE = 64 * 1024, STACK_GUARD = 4096, STACK_MARGIN = 512 };
-enum { MANY_FAILURES = 64, FAILURES_TIME = 500, COLD_STRETCH = 64, TICK_TSC = 100000 };
+enum { COLD_STRETCH = 64, TICK_TSC = 100000 };
 
 static struct translator_options options_now;
 static bool options_are_set;
 
 void translator_options_default(struct translator_options *o)
 {
-    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 3};
+    *o = (struct translator_options){.cache_size = 128 * MiB, .warm = 1};
 }
 
 void translator_options_set(const struct translator_options *o)
@@ -153,17 +153,6 @@ static void limits_set(struct cpu *cpu, struct bt_context *x)
 static gva linear_rip(const struct cpu *cpu)
 {
     return cpu->code_size == 8 ? cpu->rip : (uint32_t)(cpu->seg[SEG_CS].base + cpu->rip);
-}
-
-/* The name of the page of code at `linear`, 0 when it has none. Needs a fetch entry in the TLB. */
-static uint32_t *name_slot(struct cpu *cpu, gva linear)
-{
-    struct tlb_table *t = cpu->tlb->table[cpu->mmu_mode];
-    unsigned i = (uint16_t)tlb_tag(linear);
-
-    if (t->ways[MMU_FETCH].tag[i] != tlb_tag(linear))
-        return NULL;
-    return (uint32_t *)&t->code[i];
 }
 
 /* All of the page within the code segment? */
@@ -287,7 +276,7 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     uint8_t *warm;
 
     c->key_now = key;
-    if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip))
+    if (cpu->code_size == 8 && !cpu_is_canonical(cpu, cpu->rip))
         return NULL;
     host = code_host(cpu, linear);
     if (!host || !page_in_segment(cpu, linear))
@@ -317,24 +306,6 @@ static struct block *block_at_rip(struct bt_cpu *c, uint32_t key)
     c->want_empty = !b && cache_full(t);
     pthread_mutex_unlock(&t->lock);
     return b;
-}
-
-static void jump_remember(struct bt_cpu *c, struct block *b)
-{
-    struct tlb_table *table = c->cpu->tlb->table[c->cpu->mmu_mode];
-    uint64_t rip = c->cpu->rip;
-    struct tlb_jump *j = jump_of(table, rip);
-
-    if (!(b->key & KEY_FLAT_CODE) || c->check || c->single)
-        return;
-    block_jump(b, rip);
-    j->rip = rip;
-    j->code = cache_rx(c->t, b->entry_saved);
-    table->jumps_used = true;
-    atomic_thread_fence(memory_order_seq_cst);
-    if (!b->valid)
-        j->rip = tlb_no_rip(
-            (unsigned)(j - table->jump)); /* whoever made it so may not have seen this entry */
 }
 
 /* The jump entries of a table are for one key. */
@@ -370,36 +341,44 @@ static struct block *block_known(struct bt_cpu *c, uint32_t key)
     return b;
 }
 
+/* Code that goes on asks itself whether the x87's state is there, and, but for the user's, whether
+ * the vector registers' is: none is loaded for it. */
+static void nothing_to_load(struct bt_cpu *c)
+{
+    c->context->vec_resume &= c->key & KEY_USER ? 1 : 0;
+}
+
 static uint64_t go_on(struct bt_cpu *c, const struct block *b)
 {
     struct cpu *cpu = c->cpu;
 
+    nothing_to_load(c);
     c->context->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, c->context);
     return (uint64_t)(uintptr_t)block_body(c->t, b);
 }
 
-/*
- * A check of several accesses failed where each alone might not: at a page's end, or because of one
- * that never can. That costs some hundred nanoseconds; single checks cost every execution a few. So
- * only a block that fails again and again within a short time gets them: nobody comes to it any
- * more then, and one with single checks is made.
- */
+/* Nobody comes to a block any more whose checks have failed too often. */
 static void check_failed(struct translator *t, struct block *b)
 {
-    uint32_t now = (uint32_t)(rdtsc() >> 10);
-
-    if (b->failures >= MANY_FAILURES)
-        return;
-    if (now - b->failing_since > FAILURES_TIME)
-        b->failures = 0;
-    if (!b->failures)
-        b->failing_since = now;
-    if (++b->failures < MANY_FAILURES)
+    if (b->failures >= MANY_FAILURES || !failure_counts(b))
         return;
     pthread_mutex_lock(&t->lock);
     block_forget(t, b);
     pthread_mutex_unlock(&t->lock);
+}
+
+/* Does all that a block relies on still hold, behind one of its instructions that C has done? But
+ * for segment bases. */
+static bool block_goes_on(struct bt_cpu *c, uint32_t block, uint64_t flushes,
+                          const struct tlb_table *table)
+{
+    struct cpu *cpu = c->cpu;
+
+    return c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
+           table == cpu->tlb->table[cpu->mmu_mode] &&
+           key_of(cpu) == (c->key & ~(uint32_t)KEY_SINGLE) && !atomic_load(&c->t->stop) &&
+           !interp_needed(cpu);
 }
 
 /* One instruction by the interpreter. Whether the block it is of may go on: all that its code
@@ -410,7 +389,6 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     struct cpu *cpu = c->cpu;
     uint64_t base[SEG_COUNT];
     uint64_t flushes = cpu->tlb->flushes;
-    uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
     struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
     enum interp_result r;
 
@@ -424,9 +402,7 @@ static bool interpret_one(struct bt_cpu *c, uint32_t block)
     for (unsigned s = 0; s < SEG_COUNT; s++)
         if (cpu->seg[s].base != base[s])
             return false;
-    return r == INTERP_OK && c->t->blocks[block].valid && flushes == cpu->tlb->flushes &&
-           table == cpu->tlb->table[cpu->mmu_mode] && key_of(cpu) == key &&
-           !atomic_load(&c->t->stop) && !interp_needed(cpu);
+    return r == INTERP_OK && block_goes_on(c, block, flushes, table);
 }
 
 /* The same for one whose effect code may rely on. */
@@ -449,6 +425,100 @@ static bool interpret_known(struct bt_cpu *c, const struct site *s)
     return true;
 }
 
+/* GS and all that goes with it become those of the present address space. */
+static void area_enter(struct bt_cpu *c, uint32_t key)
+{
+    struct cpu *cpu = c->cpu;
+    struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
+
+    if (*table_key(area) != key)
+        key_switch(c, area, key);
+    for (unsigned ac = 0; ac < 2; ac++) {
+        struct tlb_table *other = cpu->tlb->table[kernel_mode(cpu, ac)];
+
+        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && other != area &&
+            *table_key(other) != key)
+            key_switch(c, other, key);
+        area_choose(c, ac, key);
+    }
+    gs_set(c->t, area);
+}
+
+/*
+ * One instruction by help(); RIP goes behind it. Where its block goes on, or 0; *done: not for the
+ * interpreter any more. Where linear addresses may lead elsewhere, RIP must still lead to the page
+ * that the block was made from.
+ */
+static uint64_t help_one(struct bt_cpu *c, const struct site *s, uint32_t key, bool *done)
+{
+    struct cpu *cpu = c->cpu;
+    uint64_t flushes = cpu->tlb->flushes, next = rip_at(cpu, c->context, s->offset + s->length);
+    struct tlb_table *table = cpu->tlb->table[cpu->mmu_mode];
+    const uint32_t *name;
+
+    *done = !c->check && !cpu->sti_shadow && help(c, s);
+    if (!*done)
+        return 0;
+    c->helped[s->helper]++;
+    cpu->rip = next;
+    if (help_remaps(s->helper)) {
+        name = name_slot(cpu, linear_rip(cpu));
+        if (!name || *name != c->t->blocks[s->block].page)
+            return 0;
+        flushes = cpu->tlb->flushes;
+        if (table != cpu->tlb->table[cpu->mmu_mode]) {
+            table = cpu->tlb->table[cpu->mmu_mode];
+            area_enter(c, key);
+        }
+    }
+    return s->resume && block_goes_on(c, s->block, flushes, table)
+               ? (uint64_t)(uintptr_t)(c->t->rx + s->resume)
+               : 0;
+}
+
+/* Wherever an instruction has led, into another mode perhaps (an exception): on from there without
+ * a turn of the loop, where the block exists. */
+static uint64_t go_anywhere(struct bt_cpu *c)
+{
+    struct cpu *cpu = c->cpu;
+    struct block *b;
+    uint32_t key;
+
+    if (c->check || atomic_load(&c->t->stop) || interp_needed(cpu))
+        return 0;
+    key = key_of(cpu);
+    b = block_known(c, key);
+    if (!b)
+        return 0;
+    if (cpu->code_size != 8)
+        limits_set(cpu, c->context);
+    key_enter(c, key);
+    area_enter(c, key);
+    jump_remember(c, b, cpu->rip);
+    if (key & KEY_USER)
+        c->context->vec_resume |= 1;
+    return go_on(c, b);
+}
+
+/* A page that the TLB cannot be filled with, where an access is to be interpreted. */
+static void device_note(struct bt_cpu *c, uint64_t tag, enum mmu_access access)
+{
+    struct cpu *cpu = c->cpu;
+    enum mmu_mode mode = (enum mmu_mode)cpu->mmu_mode;
+    struct mmu_translation t;
+    struct memory_target target;
+    uint32_t error;
+
+    if (mmu_walk(cpu, (tag - 1) << 12, mode, access, false, &t, &error) < 0)
+        return;
+    if ((t.address & ~UINT64_C(0xfff)) != cpu->apic_page) {
+        memory_lookup(cpu->memory, cpu->in_smm ? VIEW_SMM : VIEW_NORMAL, t.address, &target);
+        if (target.block)
+            return;
+    }
+    c->device[tag % DEVICE_PAGES] = (struct device_page){tag, cpu->tlb->table[mode], DEVICE_TIMES};
+}
+
 uint64_t bt_slow(struct cpu *cpu)
 {
     struct bt_cpu *c = cpu->engine;
@@ -457,8 +527,12 @@ uint64_t bt_slow(struct cpu *cpu)
     const struct site *s = &t->sites[x->site];
     struct block *b;
     uint32_t key = c->key & ~(uint32_t)KEY_SINGLE;
+    struct device_page *device;
     uint64_t next;
+    bool done;
 
+    if (atomic_load_explicit(&c->writing, memory_order_relaxed))
+        atomic_store_explicit(&c->writing, 0, memory_order_release);
     flags_in(cpu, x);
     if (x->vec_resume & 2) /* the host's addresses are not for the guest: FXSAVE would tell them */
         cpu->fx.fop = 0, cpu->fx.fip = cpu->fx.fdp = 0;
@@ -470,10 +544,16 @@ uint64_t bt_slow(struct cpu *cpu)
     case SITE_CHECK:
         cpu->rip = rip_at(cpu, x, s->offset);
         c->count[COUNT_CHECK_SLOW]++;
-        if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c &&
-            mmu_fill_slow(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
-                          (enum mmu_access)s->access))
-            return (uint64_t)(uintptr_t)(t->rx + s->retry);
+        device = device_page(c, x->a);
+        if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c && device && s->resume) {
+            device->left--;
+        } else if (s->access < MMU_ACCESSES && (uint16_t)x->a == x->c) {
+            if (mmu_fill_slow(cpu, (x->a - 1) << 12, (enum mmu_mode)cpu->mmu_mode,
+                              (enum mmu_access)s->access))
+                return (uint64_t)(uintptr_t)(t->rx + s->retry);
+            if (s->resume)
+                device_note(c, x->a, (enum mmu_access)s->access);
+        }
         if (!s->resume) {
             c->count[COUNT_CHECK_WIDE]++;
             check_failed(t, &t->blocks[s->block]);
@@ -488,22 +568,31 @@ uint64_t bt_slow(struct cpu *cpu)
         }
         next = rip_at(cpu, x, s->offset + s->length);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next)
-            break;
+            return go_anywhere(c);
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
+    case SITE_HELP:
+        nothing_to_load(c);
+        cpu->rip = rip_at(cpu, x, s->offset);
+        next = help_one(c, s, key, &done);
+        if (done)
+            return next ? next : go_anywhere(c);
+        /* fall through */
     case SITE_FAST:
     case SITE_INTERP:
         cpu->rip = rip_at(cpu, x, s->offset);
         next = rip_at(cpu, x, s->offset + s->length);
         c->count[COUNT_INTERP_ONE]++;
-        if (s->kind == SITE_INTERP)
+        if (s->kind != SITE_FAST)
             c->fallback[s->link % FALLBACKS]++;
         else
             c->slow_fast[s->helper]++;
+        if (s->kind == SITE_INTERP)
+            nothing_to_load(c);
         if (!interpret_known(c, s) || !s->resume || cpu->rip != next) {
             if (s->kind == SITE_FAST && s->helper == FAST_IRET)
                 fast_learn(c);
-            break;
+            return go_anywhere(c);
         }
         flags_out(cpu, x);
         return (uint64_t)(uintptr_t)(t->rx + s->resume);
@@ -524,7 +613,7 @@ uint64_t bt_slow(struct cpu *cpu)
 
         c->count[COUNT_INDIRECT]++;
         cpu->rip = x->target;
-        if (cpu->code_size == 8 && !is_canonical_rip(cpu, cpu->rip)) {
+        if (cpu->code_size == 8 && !cpu_is_canonical(cpu, cpu->rip)) {
             /* #GP belongs to the branch. */
             cpu->rip = rip_at(cpu, x, from->offset);
             cpu->gpr[GPR_RSP] -= (uint64_t)(int64_t)(int32_t)from->link;
@@ -536,7 +625,7 @@ uint64_t bt_slow(struct cpu *cpu)
         b = block_known(c, key);
         if (!b)
             break;
-        jump_remember(c, b);
+        jump_remember(c, b, cpu->rip);
         return go_on(c, b);
     }
     case SITE_POLL:
@@ -626,27 +715,16 @@ void enter_block(struct bt_cpu *c, struct block *b, uint32_t key)
 {
     struct cpu *cpu = c->cpu;
     struct bt_context *x = c->context;
-    struct tlb_table *area = cpu->tlb->table[cpu->mmu_mode];
 
-    if (*table_key(area) != key)
-        key_switch(c, area, key);
     key_enter(c, key);
     if (cpu->code_size != 8)
         limits_set(cpu, x);
     x->page_rip = cpu->rip - (linear_rip(cpu) & 0xfff);
     flags_out(cpu, x);
     x->vec_resume = key & KEY_USER ? 1 : 0;
-    for (unsigned ac = 0; ac < 2; ac++) {
-        struct tlb_table *other = cpu->tlb->table[kernel_mode(cpu, ac)];
-
-        if (key & KEY_CPL0 && c->t->features & HOST_FSGSBASE && other != area &&
-            *table_key(other) != key)
-            key_switch(c, other, key);
-        area_choose(c, ac, key);
-    }
-    jump_remember(c, b);
+    area_enter(c, key);
+    jump_remember(c, b, cpu->rip);
     c->single = false;
-    gs_set(c->t, area);
     c->count[COUNT_ENTER]++;
     c->t->stub.enter(cpu, block_body(c->t, b));
 }

@@ -6,7 +6,8 @@
  * is compiled for general registers and answers the common question (a TLB entry to fill) with an
  * address to go on at. When it has no answer, the rest is saved, the vector and x87 state too if it
  * is in the registers, and bt_slow() does whatever is to be done, with all of struct cpu valid but
- * RIP and the status flags, which it works out itself.
+ * RIP and the status flags, which it works out itself. What only bt_slow() can do goes there at
+ * once.
  */
 #include "translator/internal.h"
 
@@ -41,11 +42,7 @@ static void move_guest(struct emitter *e, bool load, bool want_volatile)
     }
 }
 
-static void emit_raw(struct emitter *e, const char *bytes, size_t n)
-{
-    emit_bytes(e, bytes, n);
-}
-#define RAW(bytes) emit_raw(e, bytes, sizeof(bytes) - 1)
+#define RAW(bytes) emit_bytes(e, bytes, sizeof(bytes) - 1)
 
 /* Vector moves between register n and [rcx + disp32]: EVEX, VEX or legacy, whole registers. */
 static void vector_move(struct emitter *e, struct translator *t, unsigned n, bool load)
@@ -177,6 +174,32 @@ uint8_t *emit_jump_look_up(struct emitter *e, uint8_t **polled)
     return miss;
 }
 
+/* Guest registers to struct cpu, and onto C's stack. */
+static void to_c(struct emitter *e)
+{
+    move_guest(e, false, true);
+    move_guest(e, false, false);
+    emit_store(e, CTX(host_sp), RSP, 8);
+    emit_load(e, RSP, CTX(c_sp), 8);
+}
+
+/* The same, and ask bt_fast(); the jump returned is taken where it has no answer. Else RAX has it.
+ */
+static uint8_t *ask_fast(struct emitter *e)
+{
+    to_c(e);
+    call_c(e, bt_fast);
+    RAW("\x48\x85\xc0"); /* test rax,rax */
+    return emit_jcc(e, 4);
+}
+
+/* Back onto the guest's stack of paired calls, and on at RAX. */
+static void go_on_at_rax(struct emitter *e)
+{
+    emit_load(e, RSP, CTX(host_sp), 8);
+    RAW("\xff\xe0"); /* jmp rax */
+}
+
 void stubs_make(struct translator *t)
 {
     struct emitter em = {.at = t->rw, .end = t->rw + 64 * KiB}, *e = &em;
@@ -192,27 +215,14 @@ void stubs_make(struct translator *t)
     emit_store(e, CTX(a), RAX, 8);
     emit_fix(e, skip, e->at);
     emit_store(e, CTX(c), RCX, 8);
-    move_guest(e, false, true);
-    move_guest(e, false, false);
-    emit_store(e, CTX(host_sp), RSP, 8);
-    emit_load(e, RSP, CTX(c_sp), 8);
-    call_c(e, bt_fast);
-    RAW("\x48\x85\xc0"); /* test rax,rax */
-    none = emit_jcc(e, 4);
+    none = ask_fast(e);
     move_guest(e, true, true);
-    emit_load(e, RSP, CTX(host_sp), 8);
-    RAW("\xff\xe0"); /* jmp rax */
+    go_on_at_rax(e);
 
     /* leave_fast: flags are saved; all registers go to struct cpu and come back. */
     align(e);
     t->stub.leave_fast = rx_of(t, e->at);
-    move_guest(e, false, true);
-    move_guest(e, false, false);
-    emit_store(e, CTX(host_sp), RSP, 8);
-    emit_load(e, RSP, CTX(c_sp), 8);
-    call_c(e, bt_fast);
-    RAW("\x48\x85\xc0"); /* test rax,rax */
-    none2 = emit_jcc(e, 4);
+    none2 = ask_fast(e);
     emit_op_mem(e, 0xf6, 1, 0, CTX(vec_resume), false); /* test byte, 1 */
     emit8(e, 1);
     skip = emit_jcc(e, 4);
@@ -224,8 +234,12 @@ void stubs_make(struct translator *t)
     emit_fix(e, skip, e->at);
     move_guest(e, true, true);
     move_guest(e, true, false);
-    emit_load(e, RSP, CTX(host_sp), 8);
-    RAW("\xff\xe0"); /* jmp rax */
+    go_on_at_rax(e);
+
+    /* leave_slow: the same, but bt_fast() has nothing to say. */
+    align(e);
+    t->stub.leave_slow = rx_of(t, e->at);
+    to_c(e);
 
     emit_fix(e, none, e->at);
     emit_fix(e, none2, e->at);

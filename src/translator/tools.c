@@ -155,10 +155,23 @@ static const char *const fast_names[FAST_OPS] = {
     [FAST_IRET] = "IRET",
 };
 
+static const char *const help_names[HELP_OPS] = {
+    [HELP_IN] = "IN",
+    [HELP_OUT] = "OUT",
+    [HELP_RDMSR] = "RDMSR",
+    [HELP_WRMSR] = "WRMSR",
+    [HELP_CPUID] = "CPUID",
+    [HELP_FROM_CR8] = "MOV from CR8",
+    [HELP_TO_CR] = "MOV to CR0, CR2, CR4, CR8",
+    [HELP_TO_CR3] = "MOV to CR3",
+    [HELP_INVLPG] = "INVLPG",
+    [HELP_PAUSE] = "PAUSE",
+};
+
 void print_stats(const struct translator *t, void *file)
 {
     FILE *f = file;
-    uint64_t slow_fast[FAST_OPS] = {0};
+    uint64_t slow_fast[FAST_OPS] = {0}, helped[HELP_OPS] = {0};
     const struct bt_stats *s = &t->stats;
     uint64_t fallback[FALLBACKS] = {0}, sum[COUNTERS] = {0}, misses = 0, flushes = 0;
 
@@ -171,6 +184,8 @@ void print_stats(const struct translator *t, void *file)
             fallback[n] += c->fallback[n];
         for (unsigned n = 0; n < FAST_OPS; n++)
             slow_fast[n] += c->slow_fast[n];
+        for (unsigned n = 0; n < HELP_OPS; n++)
+            helped[n] += c->helped[n];
         if (c->cpu->tlb) {
             misses += c->cpu->tlb->misses;
             flushes += c->cpu->tlb->flushes;
@@ -216,4 +231,7 @@ void print_stats(const struct translator *t, void *file)
     fprintf(f, "  and by those that have a way of their own:\n");
     for (unsigned n = 0; n < FAST_OPS; n++)
         fprintf(f, "  %12lu %s\n", (unsigned long)slow_fast[n], fast_names[n]);
+    fprintf(f, "  done in C without the interpreter:\n");
+    for (unsigned n = 0; n < HELP_OPS; n++)
+        fprintf(f, "  %12lu %s\n", (unsigned long)helped[n], help_names[n]);
 }

@@ -36,7 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { TERMS = 5, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 1 << 14, MAX_TIMES = 400 };
+enum { TERMS = 8, MAX_FACTS = 64, MAX_SPAN = 4095, MAX_LOST = 1 << 14, MAX_TIMES = 400 };
 
 struct term {
     uint32_t symbol;
@@ -615,6 +615,7 @@ static bool head_writable(int64_t offset, unsigned size)
         {offsetof(struct cpu, sti_shadow), 1},
         {offsetof(struct cpu, mmu_mode), 1},
         {offsetof(struct cpu, kernel_gs_base), 8},
+        {offsetof(struct cpu, seg[SEG_FS].base), 8},
         {offsetof(struct cpu, seg[SEG_GS].base), 8},
     };
 
@@ -1226,6 +1227,12 @@ static void leave(struct verifier *v, const struct state *s)
         }
         after.reg[RAX] = unknown(v, v->now, (16 + CELLS) | BY_LEAVING);
         after.reg[RCX] = unknown(v, v->now, (17 + CELLS) | BY_LEAVING);
+        if (site->kind == SITE_HELP && site->helper == HELP_WRMSR) { /* of FS, GS, or the other */
+            for (unsigned g = 0; g < SEG_COUNT; g++)
+                after.cell[CELL_SEGMENT + g] = unknown(v, v->now,
+                                                       (16 + CELL_SEGMENT + g) | BY_LEAVING);
+            after.cell[CELL_KERNEL_GS] = unknown(v, v->now, (16 + CELL_KERNEL_GS) | BY_LEAVING);
+        }
     } else if (site->resume) { /* and to segments, slots and page_rip being as they were */
         for (unsigned r = 0; r < 16; r++)
             after.reg[r] = unknown(v, v->now, r | BY_LEAVING);
@@ -1234,6 +1241,8 @@ static void leave(struct verifier *v, const struct state *s)
                 after.cell[c] = unknown(v, v->now, (16 + c) | BY_LEAVING);
     }
     if (site->resume) {
+        if (site->kind == SITE_HELP && help_remaps(site->helper)) /* addends are void */
+            forget_all(v, &after, v->now);
         forget_entries(&after);
         flow(v, &after, site->resume - v->low);
     }
@@ -1264,7 +1273,8 @@ static void branch(struct verifier *v, const struct state *s, uint32_t to, enum 
         flow(v, &inner, to - v->low);
         return;
     }
-    if ((rx == stub->leave_hw || rx == stub->leave_saved || rx == stub->leave_fast) &&
+    if ((rx == stub->leave_hw || rx == stub->leave_saved || rx == stub->leave_fast ||
+         rx == stub->leave_slow) &&
         way == WAY_JUMP) {
         leave(v, s);
         return;

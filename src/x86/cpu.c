@@ -252,12 +252,7 @@ void cpu_update_derived(struct cpu *cpu)
     else
         cpu->code_size = cs & ATTR_DB ? 4 : 2;
 
-    if (cpu->cpl == 3)
-        cpu->mmu_mode = MMU_USER;
-    else if (cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC))
-        cpu->mmu_mode = MMU_KERNEL;
-    else
-        cpu->mmu_mode = MMU_KERNEL_AC;
+    cpu->mmu_mode = (uint8_t)mmu_mode_of(cpu, cpu->cpl);
 }
 
 void cpu_state_changed(struct cpu *cpu)

@@ -366,6 +366,34 @@ uint64_t cpu_read_tsc(const struct cpu *cpu);
 void cpu_write_tsc(struct cpu *cpu, uint64_t value);
 uint64_t cpu_tsc_hz(void); /* of this host, measured once */
 
+/* May a data segment register keep this at level `cpl`? Null ones and conforming code may. */
+static inline bool segment_survives(const struct segment *s, unsigned cpl)
+{
+    bool conforming = (s->attr & (ATTR_CODE | ATTR_CONFORMING)) == (ATTR_CODE | ATTR_CONFORMING);
+
+    return s->attr & ATTR_NULL || !(s->attr & ATTR_S) || conforming ||
+           (s->attr & ATTR_DPL) >> ATTR_DPL_SHIFT >= cpl;
+}
+
+/* Of as many bits as paging translates now. */
+static inline bool cpu_is_canonical(const struct cpu *cpu, uint64_t address)
+{
+    return (uint64_t)sign_extend(address, cpu->cr4 & CR4_LA57 ? 57 : 48) == address;
+}
+
+/* The status flags as LAHF and SETO leave them in AX: the form in which host instructions take and
+ * give them. */
+static inline uint32_t cpu_flags_pack(const struct cpu *cpu)
+{
+    return (uint32_t)((cpu->rflags & 0xff) << 8 | (cpu->rflags >> 11 & 1));
+}
+
+static inline void cpu_flags_unpack(struct cpu *cpu, uint32_t ax)
+{
+    cpu->rflags = (cpu->rflags & ~(uint64_t)RFLAGS_STATUS) | (ax >> 8 & 0xd5) |
+                  (uint64_t)(ax & 1) << 11;
+}
+
 static inline bool cpu_long_mode(const struct cpu *cpu)
 {
     return (cpu->efer & EFER_LMA) != 0;

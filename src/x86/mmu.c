@@ -740,26 +740,65 @@ void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear)
     }
 }
 
-void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page)
+/*
+ * write_at says of a page of RAM where the one write entry is that there may be: vCPU, set, mode
+ * and index; 0: there is none, WRITE_MANY: anywhere. It is noted before RAM_WRITE_CACHED is looked
+ * at, so that who sets RAM_CODE and then takes the note sees every entry that may be made.
+ */
+enum { WRITE_MODE_AT = 16, WRITE_SET_AT = 18, WRITE_CPU_AT = 22 };
+#define WRITE_MANY UINT32_MAX
+
+_Static_assert(MMU_MODES <= 4 && TLB_SETS <= 16 && TLB_SIZE <= 1 << WRITE_MODE_AT, "write_at");
+
+static always_inline void note_write(const struct cpu *cpu, struct ram_block *b, uint64_t offset,
+                                     enum mmu_mode mode, gva linear)
 {
-    uint64_t host = (uintptr_t)host_page & ~PAGE_MASK;
-    unsigned block;
+    atomic_uint *at = &b->write_at[offset >> RAM_PAGE_BITS];
+    unsigned here = 1 + (cpu->index << WRITE_CPU_AT | cpu->tlb->current << WRITE_SET_AT |
+                         (unsigned)mode << WRITE_MODE_AT | tlb_index(linear));
+    unsigned old = atomic_load_explicit(at, memory_order_relaxed);
 
-    for (unsigned n = 0; cpu->tlb && n < TLB_SETS; n++)
+    if (old == here || old == WRITE_MANY)
+        return;
+    if (old || (!atomic_compare_exchange_strong(at, &old, here) && old != here))
+        atomic_store(at, WRITE_MANY);
+}
+
+static void drop_write(struct tlb_table *t, unsigned i, uint64_t host)
+{
+    uint64_t tag = t->ways[MMU_WRITE].tag[i];
+
+    if (tag != tlb_empty(i) && (tag << 12) - 0x1000 + t->ways[MMU_WRITE].addend[i] == host)
+        entry_drop(t, MMU_WRITE, i);
+}
+
+bool mmu_drop_writes(struct cpu *cpu, struct ram_block *ram, uint64_t offset)
+{
+    uint64_t host = (uintptr_t)(ram->host + (offset & ~PAGE_MASK));
+    unsigned at = atomic_exchange(&ram->write_at[offset >> RAM_PAGE_BITS], 0), block;
+    struct tlb_table *t;
+
+    if (!cpu->tlb || !at)
+        return at != 0;
+    if (at != WRITE_MANY) {
+        at--;
+        if (at >> WRITE_CPU_AT != cpu->index)
+            return true;
+        t = cpu->tlb->set[at >> WRITE_SET_AT & (TLB_SETS - 1)].table[at >> WRITE_MODE_AT & 3];
+        if (t)
+            drop_write(t, (uint16_t)at, host);
+        return false;
+    }
+    for (unsigned n = 0; n < TLB_SETS; n++)
         for (unsigned mode = 0; mode < MMU_MODES; mode++) {
-            struct tlb_table *t = cpu->tlb->set[n].table[mode];
-
+            t = cpu->tlb->set[n].table[mode];
             if (!t)
                 continue;
             FOR_EACH_BLOCK (block, t, MMU_WRITE)
-                for (unsigned i = block * TLB_BLOCK; i < (block + 1) * TLB_BLOCK; i++) {
-                    uint64_t tag = t->ways[MMU_WRITE].tag[i];
-
-                    if (tag != tlb_empty(i) &&
-                        (tag << 12) - 0x1000 + t->ways[MMU_WRITE].addend[i] == host)
-                        entry_drop(t, MMU_WRITE, i);
-                }
+                for (unsigned i = block * TLB_BLOCK; i < (block + 1) * TLB_BLOCK; i++)
+                    drop_write(t, i, host);
         }
+    return true;
 }
 
 /* ---- filling -------------------------------------------------------------------------------- */
@@ -813,7 +852,10 @@ static always_inline void fill(struct cpu *cpu, gva linear, enum mmu_mode mode,
         return;
     }
     tlb_set(cpu->tlb, mode, MMU_READ, linear, host, t->global);
-    if (e->writable && t->writable && t->dirty && write_allowed(e->block, e->offset))
+    if (!e->writable || !t->writable || !t->dirty || !ram_write_is_plain(e->block, e->offset))
+        return;
+    note_write(cpu, e->block, e->offset, mode, linear);
+    if (write_allowed(e->block, e->offset))
         tlb_set(cpu->tlb, mode, MMU_WRITE, linear, host, t->global);
 }
 

@@ -219,9 +219,11 @@ void mmu_switch(struct cpu *cpu, bool keep);
 /* INVPCID: type 0 (one address in one PCID), 1 (all of a PCID but global ones), 2 (all, global ones
  * too), 3 (all but global ones). */
 void mmu_flush_pcid(struct cpu *cpu, unsigned type, unsigned pcid, gva linear);
-/* Drop the write entries (in all sets) of the page at this host address: it is to be watched. Only
- * on the vCPU's own thread. Nothing to do where the page has no RAM_WRITE_CACHED. */
-void mmu_drop_writes(struct cpu *cpu, const uint8_t *host_page);
+/* Drop the write entries (in all sets) of a page of RAM: it is to be watched. Only on the vCPU's
+ * own thread. Nothing to do where the page has no RAM_WRITE_CACHED. Whether another vCPU may have
+ * some.
+ */
+bool mmu_drop_writes(struct cpu *cpu, struct ram_block *ram, uint64_t offset);
 
 /* The PDPTE registers, from CR3: PAE paging only. false: a reserved bit is set, #GP. */
 bool mmu_load_pdptrs(struct cpu *cpu, uint64_t cr3);
@@ -275,6 +277,14 @@ static inline uint8_t *tlb_find_code(const struct tlb_table *t, gva linear, unsi
     if (t->ways[MMU_WRITE].tag[i] != (tlb_tag(linear + size - 1) | TLB_ASK))
         return NULL;
     return (uint8_t *)(linear + t->ways[MMU_WRITE].addend[i]);
+}
+
+/* The mode of plain accesses at this privilege level. */
+static inline enum mmu_mode mmu_mode_of(const struct cpu *cpu, unsigned cpl)
+{
+    if (cpl == 3)
+        return MMU_USER;
+    return cpu->cr4 & CR4_SMAP && !(cpu->rflags & RFLAGS_AC) ? MMU_KERNEL : MMU_KERNEL_AC;
 }
 
 static inline uint8_t *tlb_lookup(struct cpu *cpu, gva linear, unsigned size, enum mmu_mode mode,

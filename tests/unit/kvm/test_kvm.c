@@ -454,7 +454,8 @@ static void *shut_a20_later(void *opaque)
     usleep(20000);
     g->a20 = ~BIT(20);
     cpu_post(g->cpu, CPU_EVENT_FLUSH);
-    usleep(50000);
+    for (unsigned ms = 0; ms < 5000 && !kvm_interpreted(g->cpu); ms += 10)
+        usleep(10000); /* a busy host may take its time */
     cpu_post(g->cpu, CPU_EVENT_EXIT);
     return NULL;
 }

@@ -568,22 +568,22 @@ static void compare_control(struct test_case *t)
 
 static const uint16_t interpreters[] = {
 #define M(name) ZYDIS_MNEMONIC_##name
-    M(AAA),       M(AAD),          M(AAM),           M(AAS),           M(DAA),       M(DAS),
-    M(SALC),      M(XLAT),         M(ARPL),          M(BOUND),         M(INTO),      M(INT),
-    M(INT1),      M(INT3),         M(LDS),           M(LES),           M(LFS),       M(LGS),
-    M(LSS),       M(PUSHA),        M(PUSHAD),        M(POPA),          M(POPAD),     M(ENTER),
-    M(CLFLUSH),   M(CLFLUSHOPT),   M(CLWB),          M(CLZERO),        M(CLTS),      M(CPUID),
-    M(CMPXCHG8B), M(CMPXCHG16B),   M(HLT),           M(INSB),          M(INSW),      M(INSD),
-    M(OUTSB),     M(OUTSW),        M(OUTSD),         M(INVD),          M(WBINVD),    M(INVPCID),
-    M(LAR),       M(LSL),          M(LGDT),          M(LIDT),          M(LLDT),      M(LMSW),
-    M(LTR),       M(SGDT),         M(SIDT),          M(SLDT),          M(SMSW),      M(STR),
-    M(VERR),      M(VERW),         M(MONITOR),       M(MWAIT),         M(RDPID),     M(RDPMC),
-    M(RDRAND),    M(RDSEED),       M(RDTSCP),        M(RSM),           M(SERIALIZE), M(SYSENTER),
-    M(SYSEXIT),   M(XGETBV),       M(XSETBV),        M(FXSAVE),        M(FXSAVE64),  M(FXRSTOR),
-    M(FXRSTOR64), M(XSAVE),        M(XSAVE64),       M(XSAVEC),        M(XSAVEC64),  M(XSAVEOPT),
-    M(XSAVES),    M(XSAVES64),     M(XSAVEOPT64),    M(XRSTOR),        M(XRSTOR64),  M(XRSTORS),
-    M(XRSTORS64), M(FLDENV),       M(FNSTENV),       M(FNSAVE),        M(FRSTOR),    M(UD0),
-    M(UD1),       M(FENI8087_NOP), M(FDISI8087_NOP), M(FSETPM287_NOP), M(VMCALL),    M(VMMCALL),
+    M(AAA),      M(AAD),        M(AAM),          M(AAS),           M(DAA),           M(DAS),
+    M(SALC),     M(XLAT),       M(ARPL),         M(BOUND),         M(INTO),          M(INT),
+    M(INT1),     M(INT3),       M(LDS),          M(LES),           M(LFS),           M(LGS),
+    M(LSS),      M(PUSHA),      M(PUSHAD),       M(POPA),          M(POPAD),         M(ENTER),
+    M(CLFLUSH),  M(CLFLUSHOPT), M(CLWB),         M(CLZERO),        M(CMPXCHG8B),     M(CMPXCHG16B),
+    M(HLT),      M(INSB),       M(INSW),         M(INSD),          M(OUTSB),         M(OUTSW),
+    M(OUTSD),    M(INVD),       M(WBINVD),       M(INVPCID),       M(LAR),           M(LSL),
+    M(LGDT),     M(LIDT),       M(LLDT),         M(LMSW),          M(LTR),           M(SGDT),
+    M(SIDT),     M(SLDT),       M(SMSW),         M(STR),           M(VERR),          M(VERW),
+    M(MONITOR),  M(MWAIT),      M(RDPMC),        M(RDRAND),        M(RDSEED),        M(RSM),
+    M(SYSENTER), M(SYSEXIT),    M(XGETBV),       M(XSETBV),        M(FXSAVE),        M(FXSAVE64),
+    M(FXRSTOR),  M(FXRSTOR64),  M(XSAVE),        M(XSAVE64),       M(XSAVEC),        M(XSAVEC64),
+    M(XSAVEOPT), M(XSAVES),     M(XSAVES64),     M(XSAVEOPT64),    M(XRSTOR),        M(XRSTOR64),
+    M(XRSTORS),  M(XRSTORS64),  M(FLDENV),       M(FNSTENV),       M(FNSAVE),        M(FRSTOR),
+    M(UD0),      M(UD1),        M(FENI8087_NOP), M(FDISI8087_NOP), M(FSETPM287_NOP), M(VMCALL),
+    M(VMMCALL),
 #undef M
 };
 

@@ -670,6 +670,57 @@ static void verifier_wants_known_targets(void **state)
     bt_free(g);
 }
 
+static void fs_in_data(struct guest *g)
+{
+    in_data(g);
+    g->cpu->seg[SEG_FS].base = GUEST_DATA;
+    g->cpu->gpr[GPR_RCX] = 0xc0000100;
+}
+
+/* Checks on both sides of an instruction that C does are shared only as its site allows. */
+static void verifier_knows_helpers(void **state)
+{
+    static const struct {
+        const char *hex;
+        enum help_op op, other;
+        uint16_t writes; /* besides */
+    } cases[] = {
+        /* mov [rbx+8],eax; in al,0x80; mov [rbx+12],ecx */
+        {"894308 e480 894b0c f4", HELP_IN, HELP_INVLPG, 0},
+        {"894308 e480 894b0c f4", HELP_IN, HELP_TO_CR3, 0},
+        {"894308 e480 894b0c f4", HELP_IN, HELP_IN, BIT(GPR_RBX)},
+        /* mov eax,fs:[8]; rdmsr; mov eax,fs:[12] */
+        {"648b042508000000 0f32 648b04250c000000 f4", HELP_RDMSR, HELP_WRMSR, 0},
+    };
+
+    for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {
+        struct guest *g = bt_guest(LONG64);
+        struct translator *t = translator_of(g);
+        struct site *s = NULL, was;
+        const struct block *b;
+        char why[256];
+
+        guest_code(g, GUEST_CODE, cases[i].hex);
+        fs_in_data(g);
+        run_to_halt(g);
+        b = block_at(t, 0);
+        assert_non_null(b);
+        for (uint32_t n = 0; n < t->site_count; n++)
+            if (t->sites[n].kind == SITE_HELP && &t->blocks[t->sites[n].block] == b)
+                s = &t->sites[n];
+        assert_non_null(s);
+        assert_int_equal(s->helper, cases[i].op);
+        assert_true(verify_block(t, b, why, sizeof(why)));
+        was = *s;
+        s->helper = (uint8_t)cases[i].other;
+        s->writes |= cases[i].writes;
+        assert_false(verify_block(t, b, why, sizeof(why)));
+        *s = was;
+        assert_true(verify_block(t, b, why, sizeof(why)));
+        bt_free(g);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -694,6 +745,7 @@ int main(void)
         cmocka_unit_test_setup(options_are_bounded, at_start),
         cmocka_unit_test_setup(verifier_can_fail, at_start),
         cmocka_unit_test_setup(verifier_wants_known_targets, at_start),
+        cmocka_unit_test_setup(verifier_knows_helpers, at_start),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1039,6 +1039,30 @@ static void filling_ends_while_entries_change(void **state)
 
 /* ---- what engines ask for ------------------------------------------------------------------- */
 
+/* A page with one write entry says where that is, and that no other vCPU has one. */
+static void the_one_write_entry_is_known(void **state)
+{
+    struct fixture *f = *state;
+
+    two_spaces(f, 0);
+    space_enter(f, TABLES, 1, true);
+    map_at(f, TABLES, LINEAR, PAGE | P | W | U);
+    map_at(f, TABLES, LINEAR + 0x5000, PAGE | P | W | U);
+    for (unsigned round = 0; round < 3; round++) {
+        assert_non_null(touch(f, LINEAR + 0x5000 * (round == 2), MMU_KERNEL_AC, MMU_WRITE));
+        assert_true(has(f, LINEAR + 0x5000 * (round == 2), MMU_WRITE));
+        if (!round) /* gone, and there again: still one place */
+            mmu_flush_page(f->cpu, LINEAR);
+        else
+            assert_false(mmu_drop_writes(f->cpu, f->ram, PAGE));
+        assert_false(has(f, LINEAR + 0x5000 * (round == 2), MMU_WRITE));
+    }
+    assert_non_null(touch(f, LINEAR, MMU_KERNEL_AC, MMU_WRITE));
+    f->cpu->index = 1; /* as another vCPU sees it */
+    assert_true(mmu_drop_writes(f->cpu, f->ram, PAGE));
+    f->cpu->index = 0;
+}
+
 static void write_entries_of_a_page_can_be_dropped(void **state)
 {
     struct fixture *f = *state;
@@ -1053,9 +1077,9 @@ static void write_entries_of_a_page_can_be_dropped(void **state)
     }
     assert_true(f->ram->page_flags[PAGE >> 12] & RAM_WRITE_CACHED);
     assert_true(ram_write_is_plain(f->ram, PAGE));
-    mmu_drop_writes(f->cpu, f->ram->host + PAGE + 0x1000); /* another page */
+    assert_false(mmu_drop_writes(f->cpu, f->ram, PAGE + 0x1000)); /* another page */
     assert_true(has(f, LINEAR, MMU_WRITE));
-    mmu_drop_writes(f->cpu, f->ram->host + PAGE);
+    assert_true(mmu_drop_writes(f->cpu, f->ram, PAGE));
     for (unsigned space = 0; space < 2; space++) { /* the other one now */
         space_enter(f, space ? TABLES : OTHER_ROOT, 2 - space, true);
         for (unsigned mode = MMU_USER; mode < MMU_MODES; mode++) {
@@ -1286,6 +1310,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(filling_is_what_the_slow_path_does, setup, teardown),
         cmocka_unit_test_setup_teardown(filling_refuses_what_is_no_address, setup, teardown),
         cmocka_unit_test_setup_teardown(filling_ends_while_entries_change, setup, teardown),
+        cmocka_unit_test_setup_teardown(the_one_write_entry_is_known, setup, teardown),
         cmocka_unit_test_setup_teardown(write_entries_of_a_page_can_be_dropped, setup, teardown),
         cmocka_unit_test_setup_teardown(translations_go_with_their_pages, setup, teardown),
         cmocka_unit_test_setup_teardown(dry_runs_change_nothing, setup, teardown),
