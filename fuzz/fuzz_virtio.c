@@ -39,12 +39,13 @@ enum {
     USED = 0x800,
 };
 
-static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",   "net",
-                                    "scsi", "9p",      "keyboard", "tablet"};
+static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",    "net",
+                                    "scsi", "9p",      "keyboard", "tablet", "vsock"};
 
 struct guest {
     struct machine *m;
     struct virtio_device *v;
+    struct chardev *chardev;
     uint16_t avail[QUEUES];
     int wire;
 };
@@ -91,7 +92,7 @@ static char folder[] = "/tmp/fuzz-virtio-XXXXXX";
 
 static void remove_folder(void)
 {
-    auto_free char *command = xasprintf("rm -rf '%s'", folder);
+    auto_free char *command = xasprintf("rm -rf '%s' '%s.v'", folder, folder);
 
     if (system(command))
         fprintf(stderr, "fuzz_virtio: '%s' is left\n", folder);
@@ -123,7 +124,7 @@ static void build(struct guest *g, const char *kind)
         !ram_block_new("ram", RAM, &g->m->ram, NULL) &&
             !memory_add_ram(g->m->memory, "ram", 0, RAM, 0, IN_ALL, g->m->ram, 0, true, NULL, NULL),
         "no RAM");
-    backends[0] = (struct machine_backend){"chardev", "c", chardev_null()};
+    backends[0] = (struct machine_backend){"chardev", "c", NULL};
     backends[1] = (struct machine_backend){"drive", "d", NULL};
     backends[2] = (struct machine_backend){"drive", "e", NULL};
     backends[3] = (struct machine_backend){"netdev", "n", NULL};
@@ -131,6 +132,8 @@ static void build(struct guest *g, const char *kind)
         backends[1].object = make_disk();
         backends[2].object = make_disk();
     }
+    if (!strcmp(kind, "serial"))
+        backends[0].object = g->chardev = chardev_null();
     if (!strcmp(kind, "net")) {
         char spec[60];
         int wire[2];
@@ -150,9 +153,13 @@ static void build(struct guest *g, const char *kind)
     if (!strcmp(kind, "balloon"))
         snprintf(properties + n, sizeof(properties) - (size_t)n,
                  ",free-page-reporting=on,guest-stats-polling-interval=1");
-    if (!strcmp(kind, "9p")) {
+    if ((!strcmp(kind, "9p") || !strcmp(kind, "vsock")) && strstr(folder, "XXXXXX")) {
         check(mkdtemp(folder) != NULL, "no folder");
         atexit(remove_folder);
+    }
+    if (!strcmp(kind, "vsock"))
+        snprintf(properties + n, sizeof(properties) - (size_t)n, ",path=%s.v", folder);
+    if (!strcmp(kind, "9p")) {
         snprintf(properties + n, sizeof(properties) - (size_t)n, ",path=%s,mount_tag=t", folder);
     }
     add(g, type, properties);

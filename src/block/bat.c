@@ -21,6 +21,7 @@ int bat_init(struct bat *b, struct block_node *node, struct block_node *file, ui
     if (!b->place || !b->dirty) {
         free(b->place);
         free(b->dirty);
+        b->place = NULL;
         return -ENOMEM;
     }
     pthread_mutex_init(&b->lock, NULL);
@@ -166,7 +167,7 @@ static int fill(struct bat *b, uint64_t block, uint64_t was, uint64_t place, uin
                 const uint8_t *data, uint64_t length)
 {
     uint64_t start = block * b->block_size, whole = MIN(b->block_size, b->size - start);
-    bool fresh = place - b->head >= b->fresh_from;
+    bool fresh = place >= b->fresh_from;
     auto_free uint8_t *buffer = NULL;
     int r = 0;
 

@@ -90,8 +90,8 @@ struct block_driver {
     size_t instance_size;
     const struct block_create_option *create_options; /* name NULL ends */
 
-    /* Is this the start (and, `tail`, the last 512 bytes) of such an image? */
-    bool (*probe)(const uint8_t *head, size_t size, const uint8_t *tail);
+    /* Is this the start of such an image? `size`: at least a sector where the file has one. */
+    bool (*probe)(const uint8_t *head, size_t size);
     /* n->file is open (formats) or n->filename set (protocols); sets n->size, n->backing_name. */
     int (*open)(struct block_node *n, struct error *err);
     void (*close)(struct block_node *n); /* clean shutdown: all metadata is on its way */
@@ -112,6 +112,8 @@ struct block_driver {
     int (*resize)(struct block_node *n, uint64_t size, struct error *err);
     int (*check)(struct block_node *n, struct block_check *c, struct error *err);
     int (*info)(struct block_node *n, struct block_info *out);
+    /* The files that belong to the image besides its own. */
+    void (*files)(struct block_node *n, void (*each)(void *opaque, const char *path), void *opaque);
     int (*snapshot_create)(struct block_node *n, const char *name, struct error *err);
     int (*snapshot_apply)(struct block_node *n, const char *name, struct error *err);
     int (*snapshot_delete)(struct block_node *n, const char *name, struct error *err);
@@ -167,6 +169,7 @@ struct block_create {
     const char *backing, *backing_format; /* NULL: none */
     const char *options;                  /* "name=value,...", of driver->create_options; NULL */
     const char *filename;
+    const char *final_name; /* what it will be called when it is complete; NULL: filename */
 };
 /* A new image; an existing file is overwritten. */
 int block_create(const char *filename, const char *format, const struct block_create *c,

@@ -896,7 +896,6 @@ static struct disk *open_disk(struct disk *d, struct block_options *o, struct op
 struct disk *disk_open(const char *options, struct error *err)
 {
     struct disk *d = disk_new();
-    auto_free char *plain = NULL;
     struct opening p = {0};
     struct block_options *o;
 

@@ -33,6 +33,11 @@ struct file {
     bool no_zero, no_punch, no_discard; /* the host refused it once */
     atomic_int flush_error;
     pthread_mutex_t unaligned; /* O_DIRECT: one read-modify-write at a time */
+    /* The last answer of file_hole(), which takes some file systems long; only of files that are
+     * not written. */
+    pthread_mutex_t hole_lock;
+    uint64_t hole_start, hole_end;
+    bool hole;
 };
 
 /* ---- locks ------------------------------------------------------------------------------------
@@ -129,6 +134,7 @@ static int attach(struct block_node *n, int fd, struct error *err)
     if (r < 0)
         return r;
     pthread_mutex_init(&f->unaligned, NULL);
+    pthread_mutex_init(&f->hole_lock, NULL);
     n->size = size;
     n->fd = fd;
     n->align = n->flags & BLOCK_DIRECT ? direct_alignment(fd, f->device) : 1;
@@ -213,6 +219,7 @@ static void file_close(struct block_node *n)
     struct file *f = n->state;
 
     pthread_mutex_destroy(&f->unaligned);
+    pthread_mutex_destroy(&f->hole_lock);
     close(n->fd);
 }
 
@@ -405,33 +412,51 @@ static int file_map(struct block_node *n, uint64_t offset, uint64_t length, unsi
     return 0;
 }
 
-static int file_hole(struct block_node *n, uint64_t offset, uint64_t length, uint64_t *run)
+/* 1: a hole from `offset` to *end; 0: data. */
+static int seek_hole(struct block_node *n, uint64_t offset, uint64_t *end)
 {
-    struct file *f = n->state;
     off_t data, hole;
 
-    if (f->device)
-        return -ENOTSUP;
-    if (offset >= n->size) {
-        *run = length;
+    *end = BLOCK_SIZE_MAX;
+    if (offset >= n->size)
         return 1;
-    }
     data = lseek(n->fd, (off_t)offset, SEEK_DATA);
-    if (data < 0 && errno == ENXIO) {
-        *run = length;
-        return 1;
-    }
     if (data < 0)
-        return -errno;
-    if ((uint64_t)data > offset) {
-        *run = (uint64_t)data - offset;
+        return errno == ENXIO ? 1 : -errno;
+    *end = (uint64_t)data;
+    if ((uint64_t)data > offset)
         return 1;
-    }
     hole = lseek(n->fd, data, SEEK_HOLE);
     if (hole <= data)
         return -EIO;
-    *run = (uint64_t)hole - offset;
+    *end = (uint64_t)hole;
     return 0;
+}
+
+static int file_hole(struct block_node *n, uint64_t offset, uint64_t length, uint64_t *run)
+{
+    struct file *f = n->state;
+    uint64_t end;
+    int r;
+
+    (void)length;
+    if (f->device)
+        return -ENOTSUP;
+    pthread_mutex_lock(&f->hole_lock);
+    if (!(n->flags & BLOCK_WRITE) && offset >= f->hole_start && offset < f->hole_end) {
+        r = f->hole;
+        end = f->hole_end;
+    } else {
+        r = seek_hole(n, offset, &end);
+        if (r >= 0) {
+            f->hole_start = offset;
+            f->hole_end = end;
+            f->hole = r;
+        }
+    }
+    pthread_mutex_unlock(&f->hole_lock);
+    *run = r < 0 ? 0 : end - offset;
+    return r;
 }
 
 static int file_resize(struct block_node *n, uint64_t size, struct error *err)

@@ -14,7 +14,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CHAIN_MAX = 64, PROBE_HEAD = 4096 };
+enum { CHAIN_MAX = 64 };
 
 const struct block_driver *const block_drivers[] = {
 #define DRIVER(name) &name,
@@ -105,31 +105,20 @@ struct block_node *block_open_protocol(const char *filename, unsigned flags, str
 
 const struct block_driver *block_probe_sector(const uint8_t sector[BLOCK_SECTOR])
 {
-    static const uint8_t none[BLOCK_SECTOR];
-
     for (unsigned i = 0; block_drivers[i]; i++)
-        if (block_drivers[i]->probe && block_drivers[i]->probe(sector, BLOCK_SECTOR, none))
+        if (block_drivers[i]->probe && block_drivers[i]->probe(sector, BLOCK_SECTOR))
             return block_drivers[i];
     return &block_raw;
 }
 
 int block_probe(struct block_node *file, const struct block_driver **out)
 {
-    uint8_t head[PROBE_HEAD] = {0}, tail[BLOCK_SECTOR] = {0};
-    size_t have = MIN(file->size, sizeof(head));
-    int r = have ? block_read(file, 0, head, have) : 0;
+    uint8_t head[BLOCK_SECTOR] = {0};
+    int r = block_read(file, 0, head, sizeof(head)); /* zeros behind the end */
 
-    if (r == 0 && file->size >= sizeof(tail))
-        r = block_read(file, file->size - sizeof(tail), tail, sizeof(tail));
-    if (r < 0)
-        return r;
-    *out = &block_raw;
-    for (unsigned i = 0; block_drivers[i]; i++)
-        if (block_drivers[i]->probe && block_drivers[i]->probe(head, have, tail)) {
-            *out = block_drivers[i];
-            break;
-        }
-    return 0;
+    if (r == 0)
+        *out = block_probe_sector(head);
+    return r;
 }
 
 /* A backing file's name is relative to the image that names it. */
@@ -162,9 +151,9 @@ static int open_backing(struct block_node *n, unsigned depth, struct error *err)
                      n->filename, path);
         n->backing = open_over(file, n->backing_format, flags, depth + 1, err);
     }
-    if (!n->backing)
-        return error_prefix(err, err ? -err->code : -EIO, "backing file of '%s': ", n->filename);
-    return 0;
+    if (!n->backing && depth == 0)
+        error_prefix(err, 0, "backing file of '%s': ", n->filename);
+    return n->backing ? 0 : -EIO;
 }
 
 static struct block_node *open_over(struct block_node *file, const char *format, unsigned flags,

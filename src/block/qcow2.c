@@ -22,9 +22,8 @@ enum {
 };
 enum { NAME_MAX_BYTES = 1023, TABLES_BYTES = 8 * MiB };
 
-static bool probe(const uint8_t *head, size_t size, const uint8_t *tail)
+static bool probe(const uint8_t *head, size_t size)
 {
-    (void)tail;
     return size >= 8 && load_be(head, 4) == QCOW2_MAGIC;
 }
 

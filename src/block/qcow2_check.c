@@ -188,6 +188,13 @@ static bool check_blocks(struct check *k)
             good = false;
         }
     }
+    /* A block that is made now would lie among the clusters it counts, and those are in use. */
+    for (uint64_t i = 0; good && i < k->clusters; i++)
+        if (k->counts[i] && (i >> q->block_bits >= q->rt_size || !q->rt[i >> q->block_bits])) {
+            block_check_tell(k->c, "corrupt: cluster %llu is in use and has no refcount",
+                             (unsigned long long)i);
+            good = false;
+        }
     return good;
 }
 
@@ -356,40 +363,81 @@ static int run(struct check *k)
     return r;
 }
 
+/* One pass; `c` says what to mend and gets the counts. */
+static int pass(struct qcow2 *q, struct block_check *c, struct error *err)
+{
+    struct check k = {.q = q, .c = c};
+    int r;
+
+    c->clusters = qcow2_clusters(q, q->node->size);
+    c->allocated = c->compressed = c->fragmented = 0;
+    k.clusters = qcow2_clusters(q, q->node->file->size);
+    if (k.clusters > UINT32_MAX)
+        return error_set(err, EFBIG, "'%s' has %llu clusters, more than can be checked",
+                         q->node->filename, (unsigned long long)k.clusters);
+    k.counts = calloc(k.clusters + 1, sizeof(*k.counts));
+    if (!k.counts)
+        return error_set(err, ENOMEM, "no memory to check '%s'", q->node->filename);
+    r = run(&k);
+    free(k.counts);
+    return r < 0 ? error_set_errno(err, -r, "cannot check '%s'", q->node->filename) : 0;
+}
+
+/* Tables that share bytes change each other when mended: look again at what is in the file. */
+static int look_again(struct qcow2 *q, struct block_check *c, struct error *err)
+{
+    struct block_check again = {0};
+    int r = qcow2_settle(q);
+
+    if (r == 0) {
+        pthread_mutex_lock(&q->lock);
+        qcow2_drop_tables_locked(q, true);
+        qcow2_drop_tables_locked(q, false);
+        r = qcow2_read_table(q, q->l1_offset, q->l1_size, q->l1);
+        if (r == 0)
+            r = qcow2_read_table(q, q->rt_offset, q->rt_size, q->rt);
+        pthread_mutex_unlock(&q->lock);
+    }
+    if (r < 0)
+        return error_set_errno(err, -r, "cannot mend '%s'", q->node->filename);
+    r = pass(q, &again, err);
+    c->corruptions = again.corruptions;
+    c->leaks = again.leaks;
+    c->errors = again.errors;
+    return r;
+}
+
 int qcow2_check(struct block_node *n, struct block_check *c, struct error *err)
 {
+    enum { PASSES = 4 };
     struct qcow2 *q = n->state;
-    struct check k = {.q = q, .c = c};
-    unsigned fix = c->fix;
+    unsigned fix = c->fix, passes = 0;
     int r = 0;
 
     if (fix && !(n->flags & BLOCK_WRITE))
         return error_set(err, EROFS, "'%s' is open read-only and cannot be mended", n->filename);
     if (n->flags & BLOCK_WRITE)
         r = qcow2_settle(q);
+    if (r < 0)
+        return error_set_errno(err, -r, "cannot write '%s'", n->filename);
     *c = (struct block_check){.fix = fix, .tell = c->tell, .opaque = c->opaque};
-    c->clusters = qcow2_clusters(q, n->size);
-    k.clusters = qcow2_clusters(q, n->file->size);
-    if (k.clusters > UINT32_MAX)
-        return error_set(err, EFBIG, "'%s' has %llu clusters, more than can be checked",
-                         n->filename, (unsigned long long)k.clusters);
-    k.counts = calloc(k.clusters + 1, sizeof(*k.counts));
-    if (!k.counts)
-        return error_set(err, ENOMEM, "no memory to check '%s'", n->filename);
-    if (r == 0)
-        r = run(&k);
-    free(k.counts);
-    if (r == 0 && fix) {
-        r = qcow2_settle(q);
-        if (r == 0 && !c->corruptions && !c->errors && fix & BLOCK_FIX_ERRORS &&
-            q->incompatible & (QCOW2_DIRTY | QCOW2_CORRUPT)) {
+    do {
+        r = pass(q, c, err);
+        if (r == 0 && fix && (c->corruptions_fixed || c->leaks_fixed))
+            r = look_again(q, c, err);
+    } while (r == 0 && fix & BLOCK_FIX_ERRORS && c->corruptions + c->leaks && ++passes < PASSES);
+    if (r < 0 || !fix)
+        return r;
+    r = qcow2_settle(q);
+    if (r == 0 && !c->corruptions && !c->errors && fix & BLOCK_FIX_ERRORS) {
+        atomic_store(&q->broken, false);
+        if (q->incompatible & (QCOW2_DIRTY | QCOW2_CORRUPT)) {
             q->incompatible &= ~(uint64_t)(QCOW2_DIRTY | QCOW2_CORRUPT);
-            atomic_store(&q->broken, false);
             r = qcow2_header_write(q);
             if (r == 0)
                 r = block_flush(n->file);
         }
-        atomic_store(&q->touched, false);
     }
-    return r < 0 ? error_set_errno(err, -r, "cannot check '%s'", n->filename) : 0;
+    atomic_store(&q->touched, false);
+    return r < 0 ? error_set_errno(err, -r, "cannot mend '%s'", n->filename) : 0;
 }

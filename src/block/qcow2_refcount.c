@@ -286,6 +286,17 @@ static int grow_table(struct qcow2 *q, uint64_t wanted)
     return 0;
 }
 
+/* An image whose counts are wrong must not make us write over its own tables. */
+static bool in_use_by_tables(const struct qcow2 *q, uint64_t cluster)
+{
+    uint64_t at = cluster << q->cluster_bits, index = cluster >> q->block_bits;
+
+    return at == 0 || ranges_overlap(at, q->cluster_size, q->l1_offset, (uint64_t)q->l1_size * 8) ||
+           ranges_overlap(at, q->cluster_size, q->rt_offset, (uint64_t)q->rt_size * 8) ||
+           (index < q->rt_size && q->rt[index] == at) ||
+           ranges_overlap(at, q->cluster_size, q->snapshots_offset, q->snapshots_bytes);
+}
+
 /* The block that counts `cluster`, made where there is none: it then counts itself, lying at the
  * first cluster it describes that nobody else can have got. */
 static int block_for(struct qcow2 *q, uint64_t cluster, struct qcow2_table **out)
@@ -301,8 +312,8 @@ static int block_for(struct qcow2 *q, uint64_t cluster, struct qcow2_table **out
     if (q->rt[index])
         return qcow2_table_get_locked(q, true, (uint32_t)index, q->rt[index], out);
     own = index << q->block_bits;
-    if (own == 0)
-        return qcow2_damaged(q, "the first refcount block is missing");
+    if (in_use_by_tables(q, own))
+        return qcow2_damaged(q, "refcount block %llu is missing", (unsigned long long)index);
     r = qcow2_table_new_locked(q, true, (uint32_t)index, own << q->cluster_bits, out);
     if (r < 0)
         return r;
@@ -358,17 +369,6 @@ int qcow2_refcount_add_locked(struct qcow2 *q, uint64_t cluster, uint64_t count,
 
 /* ---- allocation -------------------------------------------------------------------------------
  */
-
-/* An image whose counts are wrong must not make us write over its own tables. */
-static bool in_use_by_tables(const struct qcow2 *q, uint64_t cluster)
-{
-    uint64_t at = cluster << q->cluster_bits, index = cluster >> q->block_bits;
-
-    return at == 0 || ranges_overlap(at, q->cluster_size, q->l1_offset, (uint64_t)q->l1_size * 8) ||
-           ranges_overlap(at, q->cluster_size, q->rt_offset, (uint64_t)q->rt_size * 8) ||
-           (index < q->rt_size && q->rt[index] == at) ||
-           ranges_overlap(at, q->cluster_size, q->snapshots_offset, q->snapshots_bytes);
-}
 
 int qcow2_allocate_locked(struct qcow2 *q, uint64_t count, bool exactly, uint64_t *first,
                           uint64_t *got)

@@ -40,9 +40,8 @@ struct vdi {
     uint32_t type, map_at, data_at;
 };
 
-static bool probe(const uint8_t *head, size_t size, const uint8_t *tail)
+static bool probe(const uint8_t *head, size_t size)
 {
-    (void)tail;
     return size >= 68 && load_le(head + 64, 4) == (uint32_t)SIGNATURE;
 }
 

@@ -211,11 +211,16 @@ void board_assign_pci(struct machine *m)
 static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *err)
 {
     struct board *b = board_of(m);
+    /* Where firmwares look for room for BARs on this board, and for the PIIX4's ports. */
+    gpa window32 = m->config.firmware && b->platform == ACPI_PC
+                       ? MAX(m->ram_below_4g, UINT64_C(2) * GiB)
+                       : BOARD_WINDOW32;
     struct acpi_config c = {.platform = b->platform,
                             .cpus = m->cpu_count,
                             .devices = b->acpi_devices,
                             .ioapic_id = BOARD_IOAPIC_ID,
-                            .window32_first = BOARD_WINDOW32,
+                            .pm_ports = b->uefi && b->platform == ACPI_PC ? 0xb000 : 0,
+                            .window32_first = window32,
                             .window32_last = BOARD_WINDOW32_LAST,
                             .virtio_base = BOARD_VIRTIO_BASE,
                             .virtio_step = BOARD_VIRTIO_STEP,
@@ -273,6 +278,16 @@ struct description {
     struct boot_config boot;
 };
 
+/* Is there a display device? */
+static bool has_display(struct machine *m)
+{
+    for (struct device *dev = m->devices; dev; dev = dev->next)
+        if (dev->realized && dev->type->realize == pci_realize &&
+            pci_get(to_pci(dev), PCI_CLASS + 2, 1) == 0x03)
+            return true;
+    return false;
+}
+
 static void describe(struct machine *m, struct description *d)
 {
     struct board *b = board_of(m);
@@ -303,6 +318,8 @@ static void describe(struct machine *m, struct description *d)
                                    .reserved = b->reserved,
                                    .reserved_count = b->reserved_count,
                                    .smbios = &d->smbios,
+                                   .display = has_display(m),
+                                   .boot_menu = m->config.boot_menu,
                                    .mp = &d->mp};
 }
 
@@ -365,7 +382,7 @@ int board_finish(struct machine *m, struct error *err)
     b->fw_cfg = device_add(m, &fw_cfg_type, NULL, err);
     if (!b->fw_cfg)
         return -err->code;
-    b->acpi_devices |= ACPI_FW_CFG;
+    b->acpi_devices |= ACPI_FW_CFG | (has_display(m) ? ACPI_VGA : 0);
     describe(m, &d);
     r = boot_fill_fw_cfg(m, &d.boot, b->fw_cfg, err);
     if (!r)

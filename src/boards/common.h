@@ -32,6 +32,7 @@ struct board {
     struct boot_files *files;   /* NULL: no kernel */
     struct ram_block *rom;      /* firmware that cannot be written; NULL: none */
     struct region *rom_region;
+    bool uefi; /* the firmware is one */
     enum acpi_platform platform;
     unsigned acpi_devices; /* enum acpi_device */
     uint32_t level_isa;    /* ISA interrupts that are level triggered */

@@ -56,6 +56,12 @@ static int set_preallocation(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_cache(void *target, const char *value, struct error *err)
+{
+    ((struct img_options *)target)->cache = value;
+    return 0;
+}
+
 static int set_repair(void *target, const char *value, struct error *err)
 {
     ((struct img_options *)target)->repair = value;
@@ -220,6 +226,8 @@ static const struct option_spec convert_specs[] = {
     {"backing", 'B', "FILE", NULL, "the new image is based on this one", set_backing},
     {"backing-format", 'F', "FORMAT", NULL, "its format", set_backing_format},
     {"no-create", 'n', NULL, NULL, "the target exists: write into it", set_no_create},
+    {"cache", 't', "MODE", "unsafe|writeback|none",
+     "of the target: unsafe (default) does not wait for the disk", set_cache},
     {"sparse", 'S', "SIZE", NULL, "leave out zeros in units of SIZE (4k); 0: never", set_sparse},
     SHARE,
     DATA_FILE,

@@ -1,8 +1,8 @@
 /*
  * img_convert.c - `hospes img convert` and `compare`: all of an image, read by several threads.
  *
- * Convert. The output is made under another name and gets its own when it is complete and flushed,
- * so that whatever happens leaves the old file or the new one. Threads take pieces of the disk in
+ * Convert. The output is made under another name and gets its own when it is complete, so that
+ * whatever happens leaves the old file or the new one. Threads take pieces of the disk in
  * order, read them at once, and write them in order where the order decides how the output lies in
  * its file. Zeros are not written into what is new.
  */
@@ -23,7 +23,7 @@ enum { PIECE = 2 * MiB, THREADS = 4 };
 struct pieces {
     struct block_node *in, *out;
     uint64_t size, grain; /* zeros are left out in units of this */
-    bool compress, zeros, in_order;
+    bool compress, zeros, in_order, durable;
     pthread_mutex_t lock;
     pthread_cond_t turn;
     uint64_t next, written; /* offsets: of the next piece to take, and to write */
@@ -210,8 +210,14 @@ static int copy_all(struct pieces *p, const struct img_options *o, const char *o
         return error_set_errno(err, -p->error, "cannot %s at byte %llu of '%s'",
                                p->reading ? "read" : "write", (unsigned long long)p->error_at,
                                p->reading ? p->in->filename : out_name);
-    r = block_flush(p->out);
+    r = p->durable ? block_flush(p->out) : 0;
     return r < 0 ? error_set_errno(err, -r, "cannot write '%s'", out_name) : 0;
+}
+
+static void remove_file(void *unused, const char *path)
+{
+    (void)unused;
+    unlink(path);
 }
 
 static int convert_into(const struct img_options *o, struct block_node *in, const char *name,
@@ -223,14 +229,20 @@ static int convert_into(const struct img_options *o, struct block_node *in, cons
     struct block_create c = {.size = in->size,
                              .backing = o->backing,
                              .backing_format = o->backing_format,
-                             .options = o->options};
+                             .options = o->options,
+                             .final_name = final};
     int r = 0;
 
     if (!o->no_create)
         r = block_create(name, format, &c, err);
     if (r < 0)
         return r;
-    p.out = block_open(name, format, BLOCK_WRITE | BLOCK_UNMAP, err);
+    /* Like cp, and qemu-img, we leave it to the host when a new file reaches its disk; one that
+     * takes an old one's place is there before that goes. */
+    p.durable = o->no_create || is_device(name) || access(final, F_OK) == 0 ||
+                (o->cache && strcmp(o->cache, "unsafe"));
+    p.out = block_open(name, format, BLOCK_WRITE | BLOCK_UNMAP | (p.durable ? 0 : BLOCK_NO_FLUSH),
+                       err);
     if (!p.out)
         return -EIO;
     if (o->compress && !p.out->driver->write_compressed)
@@ -240,16 +252,18 @@ static int convert_into(const struct img_options *o, struct block_node *in, cons
                       (unsigned long long)p.out->size, (unsigned long long)in->size);
     if (p.out->driver->info)
         p.out->driver->info(p.out, &info);
-    /* Compressed are whole clusters; otherwise large blocks may have holes inside. */
-    p.grain = o->sparse ? MAX(o->sparse,
-                              o->compress ? info.cluster_size : MIN(info.cluster_size, 64 * KiB))
-                        : 0;
+    /* Zeros inside of large blocks become holes of the file; small clusters are left out whole. */
+    p.grain = o->sparse;
+    if (p.grain && (o->compress || info.cluster_size <= 64 * KiB))
+        p.grain = MAX(p.grain, info.cluster_size);
     if (p.grain > PIECE)
         p.grain = PIECE;
     p.zeros = !fresh || o->backing;
     p.in_order = info.cluster_size && !o->compress;
     if (r == 0)
         r = copy_all(&p, o, final, err);
+    if (r < 0 && !o->no_create && p.out->driver->files)
+        p.out->driver->files(p.out, remove_file, NULL);
     block_close(p.out);
     return r;
 }

@@ -185,6 +185,16 @@ int device_set(struct device *dev, const char *property, const char *value, stru
     return 0;
 }
 
+bool device_get_uint(struct device *dev, const char *property, uint64_t *out)
+{
+    const struct property *p = property_find(dev->type, property);
+
+    if (!p || p->kind != PROPERTY_UINT)
+        return false;
+    *out = load_le(field_of(dev, p), p->size);
+    return true;
+}
+
 void device_set_ref(struct device *dev, const char *property, void *object)
 {
     const struct property *p = property_find(dev->type, property);

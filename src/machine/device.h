@@ -112,6 +112,8 @@ struct device {
 struct device *device_new(struct machine *m, const struct device_type *type, const char *id);
 int device_set(struct device *dev, const char *property, const char *value, struct error *err);
 void device_set_ref(struct device *dev, const char *property, void *object);
+/* The value of a number's property; false: the type has none of that name. */
+bool device_get_uint(struct device *dev, const char *property, uint64_t *out);
 int device_realize(struct device *dev, struct error *err);
 void device_free(struct device *dev);
 /* All three; `properties` is "a=1,b=2" or NULL. NULL on failure. */

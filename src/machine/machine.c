@@ -120,6 +120,12 @@ static int build_cpus(struct machine *m, const struct engine_ops *engine, struct
         return error_set(err, EINVAL, "machine '%s' has 1 to %u processors, not %u", m->board->name,
                          m->board->max_cpus, m->config.cpus);
     engine->limits(&limits);
+    /* OVMF makes page tables, of 2 MiB pages, for every address there could be: for 46 bits they
+     * take 256 MiB. Who wants more than 1 TiB of addresses with it says phys-bits=. */
+    if (m->config.firmware && strcmp(m->config.firmware, "bios") &&
+        m->config.memory <= UINT64_C(256) * GiB &&
+        !(m->config.cpu && strstr(m->config.cpu, "phys-bits=")))
+        limits.phys_bits = MIN(limits.phys_bits, 40);
     r = cpu_model_build(m->config.cpu, &limits, m->config.cpus, &m->model, err);
     if (r < 0)
         return r;

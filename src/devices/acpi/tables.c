@@ -31,7 +31,7 @@ enum { HEADER_SIZE = 36, HEADER_LENGTH = 4, HEADER_CHECKSUM = 9 };
 struct platform {
     const uint8_t *dsdt;
     size_t dsdt_size;
-    uint16_t gpe;     /* port */
+    uint16_t gpe;     /* from the first power management port */
     uint8_t gpe_size; /* of status and enable together */
     bool smi;         /* ACPI mode is switched by the APM port */
     bool pci;
@@ -39,12 +39,12 @@ struct platform {
 };
 
 static const struct platform platforms[] = {
-    [ACPI_PC] = {dsdt_pc_aml_code, sizeof(dsdt_pc_aml_code), ACPI_PM_PORTS + PIIX4_GPE,
-                 2 * PIIX4_GPE_WIDTH, true, true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
-    [ACPI_Q35] = {dsdt_q35_aml_code, sizeof(dsdt_q35_aml_code), ACPI_PM_PORTS + ICH9_GPE,
-                  2 * ICH9_GPE_WIDTH, true, true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
-    [ACPI_MICROVM] = {dsdt_microvm_aml_code, sizeof(dsdt_microvm_aml_code),
-                      ACPI_PM_PORTS + ACPI_PM_GPE, 2 * ACPI_PM_GPE_WIDTH, false, false, 1 << 9},
+    [ACPI_PC] = {dsdt_pc_aml_code, sizeof(dsdt_pc_aml_code), PIIX4_GPE, 2 * PIIX4_GPE_WIDTH, true,
+                 true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
+    [ACPI_Q35] = {dsdt_q35_aml_code, sizeof(dsdt_q35_aml_code), ICH9_GPE, 2 * ICH9_GPE_WIDTH, true,
+                  true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
+    [ACPI_MICROVM] = {dsdt_microvm_aml_code, sizeof(dsdt_microvm_aml_code), ACPI_PM_GPE,
+                      2 * ACPI_PM_GPE_WIDTH, false, false, 1 << 9},
 };
 
 struct writer {
@@ -288,6 +288,7 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
         RESET_REGISTER = 1 << 10,
     };
     const struct platform *p = &platforms[c->platform];
+    uint32_t pm = c->pm_ports ? c->pm_ports : ACPI_PM_PORTS;
     size_t table = table_begin(w, "FACP", 6);
 
     put_pointer(w, facs, 4);
@@ -299,13 +300,13 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
     put(w, p->smi ? PM_ACPI_ENABLE : 0, 1);
     put(w, p->smi ? PM_ACPI_DISABLE : 0, 1);
     put(w, 0, 2); /* no S4BIOS, no P-states by SMI */
-    put(w, ACPI_PM_PORTS + PM1_STATUS, 4);
+    put(w, pm + PM1_STATUS, 4);
     put(w, 0, 4);
-    put(w, ACPI_PM_PORTS + PM1_CONTROL, 4);
+    put(w, pm + PM1_CONTROL, 4);
     put(w, 0, 4);
     put(w, 0, 4);
-    put(w, ACPI_PM_PORTS + PM_TIMER, 4);
-    put(w, p->gpe, 4);
+    put(w, pm + PM_TIMER, 4);
+    put(w, pm + p->gpe, 4);
     put(w, 0, 4);
     put(w, 4, 1);           /* PM1 event */
     put(w, 2, 1);           /* PM1 control */
@@ -329,13 +330,13 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
     put(w, 0, 3); /* Arm; minor version */
     put(w, 0, 8); /* X_FIRMWARE_CTRL: the 32-bit one is used */
     put_pointer(w, dsdt, 8);
-    put_port(w, ACPI_PM_PORTS + PM1_STATUS, 4);
+    put_port(w, pm + PM1_STATUS, 4);
     put_port(w, 0, 0);
-    put_port(w, ACPI_PM_PORTS + PM1_CONTROL, 2);
+    put_port(w, pm + PM1_CONTROL, 2);
     put_port(w, 0, 0);
     put_port(w, 0, 0);
-    put_port(w, ACPI_PM_PORTS + PM_TIMER, 4);
-    put_port(w, p->gpe, p->gpe_size);
+    put_port(w, pm + PM_TIMER, 4);
+    put_port(w, pm + p->gpe, p->gpe_size);
     put_port(w, 0, 0);
     put_port(w, 0, 0); /* sleep control and status: hardware-reduced only */
     put_port(w, 0, 0);

@@ -33,6 +33,7 @@ struct acpi_config {
     unsigned cpus;    /* local APIC ids 0 .. cpus-1 */
     unsigned devices; /* enum acpi_device */
     uint8_t ioapic_id;
+    uint16_t pm_ports; /* where the firmware puts power management; 0: ACPI_PM_PORTS */
     /* First and last byte of the PCI windows; not for ACPI_MICROVM. */
     gpa window32_first, window32_last, window64_first, window64_last;
     /* virtio-mmio devices, below 4 GiB, with level-triggered ISA interrupts. */

@@ -156,9 +156,15 @@ static void vbe_write(struct vga *v, uint16_t value)
     }
 }
 
+/* Index, then data: at the odd port, where PCs have it, and at the even one behind that. A word at
+ * the odd port comes as two bytes, low one first. */
 static uint64_t vbe_port_read(struct device *dev, uint64_t offset, unsigned size)
 {
-    return offset ? vbe_read(to_vga(dev)) : to_vga(dev)->r.vbe_index;
+    struct vga *v = to_vga(dev);
+
+    if (offset == 0)
+        return v->r.vbe_index;
+    return offset == 2 && size == 1 ? vbe_read(v) >> 8 : vbe_read(v);
 }
 
 static void vbe_port_write(struct device *dev, uint64_t offset, uint64_t value, unsigned size)
@@ -166,13 +172,16 @@ static void vbe_port_write(struct device *dev, uint64_t offset, uint64_t value, 
     struct vga *v = to_vga(dev);
 
     v->changes++;
-    if (offset)
-        vbe_write(v, (uint16_t)value);
-    else
+    if (offset == 0)
         v->r.vbe_index = (uint16_t)value;
+    else if (size == 2)
+        vbe_write(v, (uint16_t)value);
+    else if (offset == 1)
+        v->r.vbe_low = (uint8_t)value;
+    else
+        vbe_write(v, (uint16_t)(value << 8 | v->r.vbe_low));
 }
 
-/* Index, and data at the odd port behind it, where the PC has it, and at the even one. */
 static const struct io_ops vbe_io = {vbe_port_read, vbe_port_write, 1, 2};
 
 /* ---- ports -------------------------------------------------------------------------------------
@@ -582,7 +591,7 @@ static int vga_realize(struct pci_device *p, struct error *err)
     if (!r)
         r = device_map_pio(dev, PORT_ATTRIBUTE, 0x20, &ports_io, err);
     if (!r)
-        r = device_map_pio(dev, PORT_VBE, 3, &vbe_io, err);
+        r = device_map_pio(dev, PORT_VBE, 4, &vbe_io, err);
     if (r) {
         machine_release_ram(dev->machine, v->vram);
         return r;
@@ -635,6 +644,7 @@ static const struct state_field registers_state[] = {
     STATE_ARRAY(struct vga_registers, dac),
     STATE_ARRAY(struct vga_registers, latch),
     STATE_U16(struct vga_registers, vbe_index),
+    STATE_U8(struct vga_registers, vbe_low),
     STATE_ARRAY(struct vga_registers, vbe),
     STATE_END,
 };

@@ -43,6 +43,7 @@ struct vga_registers {
     uint8_t dac[768];
     uint8_t latch[4];
     uint16_t vbe_index, vbe[VBE_COUNT];
+    uint8_t vbe_low; /* of a word that comes as two bytes */
 };
 
 struct vga_text {

@@ -181,8 +181,8 @@ static void draw_text(struct vga *v, struct screen *screen, const struct vga_reg
     palette_16(r, palette);
     for (uint32_t i = 0; i < m->columns * m->rows; i++) {
         uint32_t x = i % m->columns, y = i / m->columns;
-        const uint8_t *from = v->vram->host +
-                              ((m->start + y * m->stride + x * m->unit) & (v->vram->size - 1) & ~3u);
+        const uint8_t *from = v->vram->host + ((m->start + y * m->stride + x * m->unit) &
+                                               (v->vram->size - 1) & ~3u);
         uint8_t code = from[0], attribute = from[1];
         uint16_t now = (uint16_t)(code | attribute << 8);
         uint8_t font = two_fonts && attribute & 8 ? 0 : 1;

@@ -247,8 +247,14 @@ void virtio_running(struct device *dev, bool running)
 
 void virtio_allow(struct virtio_device *v, bool allowed)
 {
-    if (atomic_exchange(&v->allowed, allowed) != allowed && allowed)
+    if (atomic_exchange(&v->allowed, allowed) == allowed)
+        return;
+    if (allowed) {
         all_kicked(v);
+    } else { /* what is under way ends first */
+        virtio_io_begin(v);
+        pthread_mutex_unlock(&v->io_lock);
+    }
 }
 
 /* ---- queues ------------------------------------------------------------------------------------

@@ -63,10 +63,12 @@ static int memory_write(struct block_node *n, uint64_t offset, const void *buffe
 {
     struct memory_file *f = file_of(n);
 
-    if (offset + length > GiB)
+    if (offset + length > f->limit)
         return -ENOSPC;
-    if (f->fail_after == 0)
+    if (f->fail_after == 0) {
+        f->fail_after = f->fail_again ? 0 : -1;
         return -EIO;
+    }
     if (f->fail_after > 0)
         f->fail_after--;
     note(f, offset, buffer, length, false);
@@ -100,8 +102,8 @@ static int memory_resize(struct block_node *n, uint64_t size, struct error *err)
 {
     struct memory_file *f = file_of(n);
 
-    if (size > GiB)
-        return error_set(err, ENOSPC, "a file in memory has at most 1 GiB");
+    if (size > f->limit)
+        return error_set(err, ENOSPC, "a file in memory has its limit");
     note(f, size, NULL, 0, true);
     put_size(f, size);
     n->size = size;
@@ -131,7 +133,7 @@ static const struct block_driver memory_driver = {
 
 void memory_file_init(struct memory_file *f)
 {
-    *f = (struct memory_file){.fail_after = -1};
+    *f = (struct memory_file){.fail_after = -1, .limit = GiB};
 }
 
 static void forget(struct memory_file *f)

@@ -20,7 +20,9 @@ struct memory_file {
     bool recording;
     struct memory_event *event;
     size_t events, events_room;
-    int fail_after; /* writes until one fails with EIO; -1: never */
+    uint64_t limit;  /* writes behind it are -ENOSPC */
+    int fail_after;  /* writes until one fails with EIO; -1: never */
+    bool fail_again; /* and all after it */
 };
 
 void memory_file_init(struct memory_file *f);

@@ -369,7 +369,7 @@ static void use(struct run *r, unsigned steps, bool reopen)
 
     for (unsigned i = 0; i < steps; i++) {
         step(r);
-        if (r->s->snapshots && below(40) == 0)
+        if (r->s->snapshots && below(25) == 0)
             snapshot_step(r, saved, &count);
         if (reopen && below(60) == 0) {
             block_close(r->n);
@@ -463,6 +463,10 @@ static void check_cut(struct run *r, const uint64_t *start, struct memory_file *
     check_content(r, n, 0, r->sectors, values);
     check_image(n, 0, false, false, false);
     block_close(n);
+    n = open_image(r, f, 0);
+    check_content(r, n, 0, r->sectors, values);
+    check_image(n, 0, false, false, false);
+    block_close(n);
     free(buffer);
     free(values);
 }
@@ -495,11 +499,75 @@ void model_cut(const struct model_setup *s, uint64_t seed, unsigned steps, unsig
     for (size_t i = below(every) + 1; i <= events; i += every) {
         memory_file_cut(&r.file, &before, i, NULL, &cut);
         check_cut(&r, start, &cut, i);
-        memory_file_cut(&r.file, &before, i, next, &cut);
-        check_cut(&r, start, &cut, i);
+        for (unsigned k = 0; k < 2; k++) {
+            memory_file_cut(&r.file, &before, i, next, &cut);
+            check_cut(&r, start, &cut, i);
+        }
     }
     free(start);
     memory_file_free(&before);
     memory_file_free(&cut);
     teardown(&r);
+}
+
+/* Requests without a look at their results. Those that fail may have done a part. */
+static void use_carelessly(struct run *r, unsigned steps)
+{
+    uint8_t *buffer = malloc(LONGEST * BLOCK_SECTOR);
+
+    for (unsigned i = 0; i < steps; i++) {
+        uint64_t sector = below(r->sectors - LONGEST), count = 1 + below(LONGEST);
+        struct change *c;
+
+        switch (below(6)) {
+        case 0:
+            c = begin(r, 0, 0, 0);
+            c->end = block_flush(r->n) == 0 ? r->file.events : SIZE_MAX;
+            break;
+        case 1:
+            c = begin(r, sector, count, 0);
+            c->maybe = true;
+            block_write_zeroes(r->n, sector * BLOCK_SECTOR, count * BLOCK_SECTOR, below(2));
+            break;
+        case 2:
+            c = begin(r, sector, count, 0);
+            c->maybe = true;
+            block_discard(r->n, sector * BLOCK_SECTOR, count * BLOCK_SECTOR);
+            break;
+        default:
+            fill(buffer, count, r->stamp);
+            c = begin(r, sector, count, r->stamp);
+            c->maybe = true;
+            r->stamp += count;
+            if (block_write(r->n, sector * BLOCK_SECTOR, buffer, count * BLOCK_SECTOR) == 0)
+                c->maybe = false;
+        }
+    }
+    free(buffer);
+}
+
+void model_fail(const struct model_setup *s, uint64_t seed, unsigned steps)
+{
+    for (unsigned k = 0; k < 40; k++) {
+        struct memory_file after;
+        uint64_t *start;
+        struct run r;
+
+        setup(&r, s, seed + k);
+        start = xcalloc(r.sectors, 8);
+        memcpy(start, r.now, r.sectors * 8);
+        r.n = open_image(&r, &r.file, 0);
+        memory_file_record(&r.file);
+        use_carelessly(&r, 10);
+        r.file.fail_after = (int)below(steps);
+        r.file.fail_again = below(2);
+        use_carelessly(&r, steps);
+        block_close(r.n);
+        memory_file_init(&after);
+        memory_file_copy(&after, &r.file);
+        check_cut(&r, start, &after, r.file.events);
+        memory_file_free(&after);
+        free(start);
+        teardown(&r);
+    }
 }

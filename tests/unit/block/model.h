@@ -25,5 +25,7 @@ void model_run(const struct model_setup *s, uint64_t seed, unsigned steps);
 /* The same recorded; then cut at every write, at each twice: in order, and with holes. `every`:
  * only each n-th cut. */
 void model_cut(const struct model_setup *s, uint64_t seed, unsigned steps, unsigned every);
+/* The host's file refuses a write, once or from then on: nothing flushed is lost. */
+void model_fail(const struct model_setup *s, uint64_t seed, unsigned steps);
 
 #endif

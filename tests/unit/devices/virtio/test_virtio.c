@@ -79,6 +79,7 @@ static void fills_buffers_by_every_transport_and_ring(void **state)
         bool modern = via == VIA_MODERN || via == VIA_MMIO;
         struct driver d;
 
+        assert_int_equal(test_machine_teardown(state), 0);
         assert_int_equal(setup(state), 0);
         add(&d, state, via, modern ? "packed=on" : NULL);
         for (unsigned i = 0; i < ARRAY_SIZE(kinds); i++) {
@@ -103,9 +104,7 @@ static void fills_buffers_by_every_transport_and_ring(void **state)
             }
         }
         assert_int_equal(driver_status(&d) & VIRTIO_CONFIG_S_NEEDS_RESET, 0);
-        assert_int_equal(test_machine_teardown(state), 0);
     }
-    assert_int_equal(setup(state), 0); /* for the teardown */
 }
 
 static void an_interrupt_comes_at_the_position_asked_for(void **state)
@@ -114,6 +113,7 @@ static void an_interrupt_comes_at_the_position_asked_for(void **state)
     struct driver_buffer b;
 
     for (unsigned packed = 0; packed < 2; packed++) {
+        assert_int_equal(test_machine_teardown(state), 0);
         assert_int_equal(setup(state), 0);
         add(&d, state, VIA_MODERN, packed ? "packed=on" : NULL);
         driver_start(&d, EVERYTHING);
@@ -132,9 +132,7 @@ static void an_interrupt_comes_at_the_position_asked_for(void **state)
             assert_int_equal(driver_interrupted(&d), i == 3);
             driver_isr(&d);
         }
-        assert_int_equal(test_machine_teardown(state), 0);
     }
-    assert_int_equal(setup(state), 0);
 }
 
 static void interrupts_can_be_suppressed(void **state)

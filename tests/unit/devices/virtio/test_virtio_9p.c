@@ -425,6 +425,7 @@ static void the_device_carries_messages(void **state)
     uint32_t written;
 
     for (enum driver_via via = 0; via < VIA_COUNT; via++) {
+        assert_int_equal(test_machine_teardown(state), 0);
         assert_int_equal(test_machine_setup(state), 0);
         snprintf(text, sizeof(text), "path=%s,mount_tag=tag1,security_model=none",
                  in_base("shared"));
@@ -451,8 +452,8 @@ static void the_device_carries_messages(void **state)
         virtio_settle(d.v); /* half a message */
         if (via == VIA_MODERN || via == VIA_MMIO)
             assert_int_equal(driver_status(&d), 0x4f);
-        assert_int_equal(test_machine_teardown(state), 0);
     }
+    assert_int_equal(test_machine_teardown(state), 0);
 }
 
 static void refuses_by_name(void **state)

@@ -143,6 +143,7 @@ static void units_are_found(void **state)
     gpa at;
 
     for (enum driver_via via = 0; via < VIA_COUNT; via++) {
+        assert_int_equal(teardown(state), 0);
         assert_int_equal(setup(state), 0);
         add(&d, state, via, ~UINT64_C(0));
         at = driver_alloc(&d, 4096);
@@ -175,9 +176,7 @@ static void units_are_found(void **state)
                0, 0);
         driver_get(&d, at, data, 16);
         assert_memory_equal(data, "\0\0\0\x08\0\0\0\0\x41\x2c\0\0\0\0\0\0", 16);
-        assert_int_equal(teardown(state), 0);
     }
-    assert_int_equal(setup(state), 0);
 }
 
 static void blocks_come_back(void **state)
