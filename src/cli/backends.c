@@ -8,6 +8,7 @@
 #include "chardev/chardev.h"
 #include "cli/cli.h"
 #include "devices/devices.h"
+#include "display/text.h"
 #include "display/vnc.h"
 #include "machine/machine.h"
 #include "net/net.h"
@@ -22,6 +23,7 @@ struct backends {
     unsigned count;
     struct display *display;
     struct vnc *vnc;
+    struct text *text;
 };
 
 /* ---- words: "KIND,key=value,..." ---------------------------------------------------------------
@@ -121,21 +123,27 @@ static int open_netdev(struct backends *b, const char *words, struct error *err)
 /* ---- the display -------------------------------------------------------------------------------
  */
 
-/* "none" was sorted out before; "vnc=WHERE". */
-static int open_display(struct machine *m, const char *words, struct backends *b, struct error *err)
+/* Who looks: a viewer, the terminal, or nobody until the end (--screenshot). */
+static int open_display(struct machine *m, const struct run_options *o, struct chardev *terminal,
+                        struct backends *b, struct error *err)
 {
-    int r;
+    int r = 0;
 
+    if (!o->display && !o->screenshot)
+        return 0;
     b->display = m->config.display = display_new();
-    r = vnc_open(b->display, words + strlen("vnc="), &b->vnc, err);
+    if (o->display && !strncmp(o->display, "vnc=", 4))
+        r = vnc_open(b->display, o->display + strlen("vnc="), &b->vnc, err);
+    else if (o->display)
+        r = text_open(b->display, 0, terminal, NULL, &b->text, err);
     return r < 0 ? error_prefix(err, r, "option --display: ") : 0;
 }
 
 /* ---- all of them -------------------------------------------------------------------------------
  */
 
-int backends_open(struct machine *m, const struct run_options *o, struct backends **out,
-                  struct error *err)
+int backends_open(struct machine *m, const struct run_options *o, struct chardev *terminal,
+                  struct backends **out, struct error *err)
 {
     struct backends *b = *out = xcalloc(1, sizeof(*b));
     int r = 0;
@@ -148,9 +156,7 @@ int backends_open(struct machine *m, const struct run_options *o, struct backend
         r = open_netdev(b, o->netdevs[i], err);
     m->config.backends = b->list;
     m->config.backend_count = b->count;
-    if (!r && o->display)
-        r = open_display(m, o->display, b, err);
-    return r;
+    return r ? r : open_display(m, o, terminal, b, err);
 }
 
 void backends_free(struct backends *b)
@@ -167,6 +173,7 @@ void backends_free(struct backends *b)
         free((char *)b->list[i].id);
     }
     vnc_free(b->vnc);
+    text_free(b->text);
     display_free(b->display);
     free(b);
 }

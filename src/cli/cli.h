@@ -37,7 +37,8 @@ struct run_options {
     const char *devices[32]; /* config.device_count of them */
     const char *chardevs[16], *drives[16], *netdevs[16];
     unsigned chardev_count, drive_count, netdev_count;
-    const char *display;          /* "vnc=WHERE"; NULL: none */
+    const char *display;          /* "vnc=WHERE", "text"; NULL: none */
+    const char *screenshot;       /* a file, when the machine ends */
     char *boot;                   /* what config.boot_order points into; of the process */
     struct translator_options bt; /* of the engine that translates */
     bool bt_given;                /* one of them was on the command line */

@@ -9,6 +9,7 @@
 #include "cli/console.h"
 #include "cli/options.h"
 #include "devices/devices.h"
+#include "display/display.h"
 #include "engine/engine.h"
 #include "event/loop.h"
 #include "net/net.h"
@@ -217,12 +218,19 @@ static int set_netdev(void *target, const char *value, struct error *err)
     return 0;
 }
 
+static int set_screenshot(void *target, const char *value, struct error *err)
+{
+    ((struct run_options *)target)->screenshot = value;
+    return 0;
+}
+
 static int set_display(void *target, const char *value, struct error *err)
 {
     bool none = !strcmp(value, "none");
 
-    if (!none && strncmp(value, "vnc=", 4))
-        return error_set(err, EINVAL, "'%s' is none of none, vnc=[HOST]:N, vnc=unix:PATH", value);
+    if (!none && strcmp(value, "text") && strncmp(value, "vnc=", 4))
+        return error_set(err, EINVAL, "'%s' is none of none, text, vnc=[HOST]:N, vnc=unix:PATH",
+                         value);
     ((struct run_options *)target)->display = none ? NULL : value;
     return 0;
 }
@@ -346,7 +354,8 @@ const struct option_spec run_option_specs[] = {
     {"device", 0, "TEXT", NULL, "TYPE,property=value,...: add a device", set_device},
     {"netdev", 0, "TEXT", NULL, "TYPE,id=ID,...: a network for netdev=; help lists them",
      set_netdev},
-    {"display", 0, "WHAT", NULL, "none, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
+    {"display", 0, "WHAT", NULL, "none, text, vnc=[HOST]:N or vnc=unix:PATH (none)", set_display},
+    {"screenshot", 0, "FILE", NULL, "the screen as PNG, when the machine ends", set_screenshot},
     {"chardev", 0, "TEXT", NULL, "null,id=ID or file,id=ID,path=FILE: for chardev=", set_chardev},
     {"no-reboot", 0, NULL, NULL, "end when the guest resets (a triple fault does)", set_no_reboot},
     {"no-acpi", 0, NULL, NULL, "offer no ACPI tables", set_no_acpi},
@@ -417,7 +426,7 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
     if (!o.config.kernel && !o.config.firmware)
         return error_set(err, EINVAL, "which kernel? Try: hospes run KERNEL --initrd FILE");
     if (!o.serial_count)
-        o.serial[o.serial_count++] = "stdio";
+        o.serial[o.serial_count++] = o.display && !strcmp(o.display, "text") ? "none" : "stdio";
     for (unsigned i = 0; i < o.serial_count; i++)
         terminals += !strcmp(o.serial[i], "stdio");
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
@@ -425,6 +434,10 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
     if (terminals > 1)
         return error_set(err, EINVAL,
                          "only one of --serial, --debugcon and --firmware-log can be stdio");
+    if (terminals && o.display && !strcmp(o.display, "text"))
+        return error_set(
+            err, EINVAL,
+            "the terminal shows the screen (--display text), so no other can be stdio");
     if (o.engine_check) {
         if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
             strcmp(o.config.engine, "tcg"))
@@ -442,7 +455,7 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
 struct session {
     struct machine *machine;
     struct console_actions actions;
-    struct chardev *chardevs[6];
+    struct chardev *chardevs[7];
     unsigned count;
     struct backends *backends;
 };
@@ -512,6 +525,8 @@ static int run(struct session *s, const struct run_options *o, struct error *err
 {
     const struct board_type *board = board_find(o->config.board);
     const struct engine_ops *engine;
+    struct chardev *terminal = NULL;
+    struct error unseen = {0};
     enum machine_end end;
     char reason[200] = "";
     int r;
@@ -533,8 +548,10 @@ static int run(struct session *s, const struct run_options *o, struct error *err
         log_warn("engine %s translates nothing: the --bt options have no effect", engine->name);
     translator_options_set(&o->bt);
     r = open_backends(s, o, err);
+    if (!r && o->display && !strcmp(o->display, "text"))
+        r = open_backend(s, "stdio", &terminal, err);
     if (!r)
-        r = backends_open(s->machine, o, &s->backends, err);
+        r = backends_open(s->machine, o, terminal, &s->backends, err);
     if (!r)
         r = machine_build(s->machine, board, engine, err);
     if (!r)
@@ -542,6 +559,9 @@ static int run(struct session *s, const struct run_options *o, struct error *err
     if (r < 0)
         return r;
     end = machine_wait(s->machine);
+    if (o->screenshot &&
+        display_screenshot(s->machine->config.display, 0, o->screenshot, &unseen) < 0)
+        log_warn("%s", unseen.text);
     if (end == END_ERROR)
         log_error("%s", s->machine->error.text);
     return exit_status_of(end, s->machine->debug_code);

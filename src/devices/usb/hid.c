@@ -277,7 +277,8 @@ static int hid_transfer(struct usb_device *d, struct usb_packet *p)
     h->untold = false;
     size = make_report(h, r);
     size = MIN(size, p->length); /* the macro would make two */
-    memcpy(p->data, r, size);
+    if (size)
+        memcpy(p->data, r, size);
     return (int)size;
 }
 

@@ -54,6 +54,7 @@ struct storage {
     uint32_t filled, given; /* by the host; to the host */
     bool pending;           /* the disk has the command */
     bool abandoned;         /* and nobody waits for it */
+    bool lost;              /* derived: a restore came in the middle, the data is gone */
 };
 #define to_storage(d) container_of(d, struct storage, usb)
 
@@ -256,6 +257,8 @@ static int storage_transfer(struct usb_device *d, struct usb_packet *p)
 {
     struct storage *s = to_storage(d);
 
+    if (s->lost)
+        return USB_STALL;
     if (p->in && p->endpoint == BULK_IN)
         switch (s->phase) {
         case PHASE_IN: return give_data(s, p);
@@ -279,6 +282,7 @@ static void storage_reset(struct usb_device *d)
     struct storage *s = to_storage(d);
 
     s->phase = PHASE_COMMAND;
+    s->lost = false;
     s->sense_size = 0;
     s->tag = s->length = s->residue = 0;
     memset(s->sense, 0, sizeof(s->sense));
@@ -303,8 +307,7 @@ static void storage_refresh(struct usb_device *d)
     struct storage *s = to_storage(d);
 
     drop_data(s);
-    if (s->phase != PHASE_COMMAND && s->phase != PHASE_STATUS)
-        s->phase = PHASE_BROKEN;
+    s->lost = s->phase == PHASE_IN || s->phase == PHASE_OUT;
     s->sense_size = MIN(s->sense_size, (uint8_t)SCSI_SENSE_SIZE);
 }
 

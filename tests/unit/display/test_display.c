@@ -1,6 +1,8 @@
 /* Tests of screens, listeners, input and keymaps, with a driver of a few pixels. */
+#include "chardev/chardev.h"
 #include "display/display.h"
 #include "display/keymap.h"
+#include "display/text.h"
 #include "support/unit.h"
 
 #include <linux/input-event-codes.h>
@@ -371,6 +373,97 @@ static void symbols_are_on_their_keys(void **state)
                     keymap_code(keymap_find("en-gb"), c, NULL, NULL));
 }
 
+/* ---- the terminal -----------------------------------------------------------------------------
+ */
+
+struct page {
+    pthread_mutex_t lock;
+    struct screen *screen;
+    const char *line;
+    uint32_t columns;
+    uint8_t attribute;
+};
+
+static void update_page(void *opaque, struct screen *s, bool whole)
+{
+    struct page *p = opaque;
+    struct screen_surface *f = screen_surface(s);
+
+    pthread_mutex_lock(&p->lock);
+    screen_resize(s, 640, 400);
+    screen_set_text(s, p->columns, p->columns ? 25 : 0);
+    for (uint32_t i = 0; p->columns && p->line[i]; i++)
+        f->cells[i] = (struct screen_cell){(uint8_t)p->line[i], p->attribute};
+    if (p->columns)
+        f->cursor = 81;
+    screen_cells_dirty(s);
+    pthread_mutex_unlock(&p->lock);
+}
+
+static bool terminal_gets(struct chardev *c, char *text, size_t room, const char *what)
+{
+    size_t used = 0;
+
+    for (int i = 0; i < 5000; i++) {
+        used += chardev_memory_take(c, text + used, room - 1 - used);
+        text[used] = '\0';
+        if (strstr(text, what))
+            return true;
+        usleep(1000);
+    }
+    return false;
+}
+
+static void the_terminal_shows_text(void **state)
+{
+    struct page p = {PTHREAD_MUTEX_INITIALIZER, NULL, "Hi \xcd\x01", 80, 0x1e};
+    struct screen_driver driver = {&p, update_page, NULL};
+    struct chardev *terminal = chardev_memory(NULL, 65536);
+    struct display *d = display_new();
+    struct taker keys = {0};
+    static const uint16_t typed[] = {KEY_LEFTSHIFT, KEY_A,         KEY_LEFTCTRL, KEY_C,
+                                     KEY_UP,        KEY_F5,        KEY_LEFTALT,  KEY_X,
+                                     KEY_ENTER,     KEY_LEFTBRACE, KEY_ESC};
+    char *text = malloc(70000);
+    struct input_sink *sink;
+    struct error err = {0};
+    struct text *t;
+    unsigned at = 0;
+
+    sink = input_sink_add(d, &(struct input_sink_ops){"k", &keys, INPUT_KEYS, take});
+    input_sink_set_ready(sink, true);
+    assert_int_equal(text_open(d, 0, terminal, "xx", &t, &err), -EINVAL);
+    assert_int_equal(text_open(d, 0, terminal, "de", &t, NULL), 0);
+    p.screen = screen_add(d, "page", &driver);
+    /* Yellow on blue, a double line and a face; the cursor. */
+    assert_true(
+        terminal_gets(terminal, text, 70000, "\x1b[1;1H\x1b[0;93;44mHi \xe2\x95\x90\xe2\x98\xba"));
+    assert_true(terminal_gets(terminal, text, 70000, "\x1b[2;2H\x1b[?25h"));
+    /* Only what changed is written. */
+    pthread_mutex_lock(&p.lock);
+    p.line = "Ho";
+    pthread_mutex_unlock(&p.lock);
+    assert_true(terminal_gets(terminal, text, 70000, "\x1b[1;2H\x1b[0;93;44mo\x1b[2;2H"));
+    assert_null(strstr(text, "Ho"));
+    pthread_mutex_lock(&p.lock);
+    p.columns = 0;
+    pthread_mutex_unlock(&p.lock);
+    assert_true(terminal_gets(terminal, text, 70000, "640 x 400 pixels"));
+    /* Keys: A, ctrl-C, up, F5, alt-X, enter, an umlaut, escape. */
+    chardev_feed(terminal, "A\x03\x1b[A\x1b[15~\x1bx\r\xc3\xbc\x1b", 16);
+    for (unsigned i = 0; i < keys.count; i++)
+        if (keys.event[i].down)
+            assert_int_equal(keys.event[i].code, typed[at++]);
+    assert_int_equal(at, ARRAY_SIZE(typed));
+    assert_int_equal(keys.count, 2 * ARRAY_SIZE(typed));
+    text_free(t);
+    screen_remove(p.screen);
+    input_sink_remove(sink);
+    display_free(d);
+    chardev_free(terminal);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +474,7 @@ int main(void)
         cmocka_unit_test(keys_go_to_who_is_ready),
         cmocka_unit_test(pointers_are_absolute_or_move),
         cmocka_unit_test(symbols_are_on_their_keys),
+        cmocka_unit_test(the_terminal_shows_text),
     };
     return cmocka_run_group_tests_name("display", tests, NULL, NULL);
 }
