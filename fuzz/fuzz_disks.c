@@ -10,6 +10,7 @@
 
 #include "block/disk.h"
 #include "devices/block/ata_bus.h"
+#include "devices/block/nvme.h"
 #include "devices/pci/pci.h"
 #include "machine/machine.h"
 #include "memory/ram.h"
@@ -20,6 +21,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+enum { IDE, AHCI, NVME };
 enum {
     OPERATION = 8,
     MMIO = 0xe0000000,
@@ -57,8 +59,9 @@ static struct disk *open_disk(unsigned sectors, const char *options)
     return d;
 }
 
-static void build(struct guest *g, bool ahci)
+static void build(struct guest *g, unsigned kind)
 {
+    static const struct device_type *const types[] = {&piix3_ide_type, &ahci_type, &nvme_type};
     struct machine_config config = {.memory = 4 * MiB};
 
     g->disk[0] = open_disk(1000, "");
@@ -73,7 +76,12 @@ static void build(struct guest *g, bool ahci)
                               NULL, NULL),
           "no RAM");
     check(pci_host_add(g->m, "pci.0", NULL) != NULL, "no host bridge");
-    g->controller = pci_device_add(g->m, ahci ? &ahci_type : &piix3_ide_type, "3", NULL);
+    if (kind == NVME) {
+        g->controller = device_add(g->m, types[kind], "addr=3,drive=hd", NULL);
+        check(g->controller != NULL, "a device was not created");
+        return;
+    }
+    g->controller = pci_device_add(g->m, types[kind], "3", NULL);
     check(g->controller && device_add(g->m, &ide_hd_type, "drive=hd", NULL) &&
               device_add(g->m, &ide_cd_type, "drive=cd", NULL),
           "a device was not created");
@@ -85,9 +93,58 @@ static void settle(struct guest *g)
         disk_drain(g->disk[i]);
 }
 
+/* An NVMe controller that runs, with a pair of queues. */
+static void start_nvme(struct guest *g)
+{
+    struct memory_map *map = g->m->memory;
+    uint8_t *c = g->m->ram->host + LIST;
+
+    pci_config_write(pci_bus_find(g->m, NULL)->host, 0, 3 << 3, PCI_BAR0, MMIO, 4);
+    pci_config_write(pci_bus_find(g->m, NULL)->host, 0, 3 << 3, PCI_COMMAND, 6, 2);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x14, 0, 4);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x24, 31 << 16 | 31, 4);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x28, LIST, 8);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x30, LIST + 0x1000, 8);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x14, 0x00460001, 4);
+    memset(c, 0, 128);
+    c[0] = 5;
+    store_le(c + 24, LIST + 0x3000, 8);
+    store_le(c + 40, 31 << 16 | 1, 4);
+    store_le(c + 44, 3, 4);
+    c[64] = 1;
+    store_le(c + 64 + 24, LIST + 0x2000, 8);
+    store_le(c + 64 + 40, 31 << 16 | 1, 4);
+    store_le(c + 64 + 44, 1 << 16 | 1, 4);
+    memory_write(map, VIEW_NORMAL, MMIO + 0x1000, 2, 4);
+}
+
+/* A command in one of the two queues, and the bell. */
+static void nvme_command(struct guest *g, const uint8_t *op)
+{
+    bool io = op[1] & 1;
+    uint8_t *c = g->m->ram->host + LIST + (io ? 0x2000 : 0) + (op[2] & 31) * 64;
+
+    memset(c, 0, 64);
+    c[0] = op[3] & (op[1] & 2 ? 0xff : 0x0f);
+    c[4] = op[1] & 4 ? op[5] : 1;
+    store_le(c + 24, op[1] & 8 ? load_le(op + 4, 4) : (uint64_t)DATA + op[4], 8);
+    store_le(c + 32, op[1] & 16 ? TABLE + op[5] * 8u : DATA + 0x1000u, 8);
+    store_le(c + 40, op[6] | (uint32_t)op[4] << 16, 4);
+    store_le(c + 48, op[7], 4);
+    memory_write(g->m->memory, VIEW_NORMAL, MMIO + 0x1000 + (io ? 8 : 0), ((op[2] & 31) + 1) % 32,
+                 4);
+    if (op[1] & 32)
+        memory_write(g->m->memory, VIEW_NORMAL, MMIO + 0x1004 + (io ? 8 : 0), op[2] & 31, 4);
+}
+
 static void place(struct guest *g)
 {
     struct pci_host *h = pci_bus_find(g->m, NULL)->host;
+
+    if (g->controller->type == &nvme_type) {
+        start_nvme(g);
+        return;
+    }
 
     pci_config_write(h, 0, 3 << 3, PCI_BAR0 + 16, PORTS, 4);
     pci_config_write(h, 0, 3 << 3, PCI_BAR0 + 20, MMIO, 4);
@@ -161,6 +218,10 @@ static void operate(struct guest *g, const uint8_t *op)
     unsigned size = 1u << (op[0] >> 4 & 3);
 
     size = MIN(size, 4);
+    if (g->controller->type == &nvme_type && (op[0] & 15) < 9) {
+        nvme_command(g, op);
+        return;
+    }
     switch (op[0] & 15) {
     case 0 ... 2:
         machine_out(m, (uint16_t)(ide[op[1] & 1] + op[2] % 8), op[2] % 8 ? op[4] : value,
@@ -224,14 +285,14 @@ size_t fuzz_make_input(uint8_t *to, size_t room)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static struct guest guests[2];
+    static struct guest guests[3];
     struct guest *g;
 
     if (!size)
         return 0;
-    g = &guests[data[0] & 1];
+    g = &guests[data[0] % 3];
     if (!g->m)
-        build(g, data[0] & 1);
+        build(g, data[0] % 3);
     memset(g->m->ram->host, 0, 0x20000);
     place(g);
     data++, size--;

@@ -4,6 +4,9 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/* 64 TiB in blocks of 1 MiB; the tables of more would take half a gigabyte. */
+enum { BLOCKS_MAX = 1 << 26 };
+
 int bat_init(struct bat *b, struct block_node *node, struct block_node *file, uint64_t start,
              uint64_t size, uint64_t block_size)
 {
@@ -16,6 +19,8 @@ int bat_init(struct bat *b, struct block_node *node, struct block_node *file, ui
                       .limit = BLOCK_SIZE_MAX,
                       .unit = 1,
                       .count = (size + block_size - 1) / block_size};
+    if (b->count > BLOCKS_MAX)
+        return -EFBIG;
     b->place = calloc(b->count + 1, sizeof(*b->place));
     b->dirty = calloc(b->count + 1, 1);
     if (!b->place || !b->dirty) {

@@ -51,7 +51,7 @@ struct bat {
 };
 
 /* `count` from size and block_size, all else 0; the caller fills place[] and hooks, then calls
- * bat_ready(). -ENOMEM. */
+ * bat_ready(). -ENOMEM, -EFBIG. */
 int bat_init(struct bat *b, struct block_node *node, struct block_node *file, uint64_t start,
              uint64_t size, uint64_t block_size);
 /* After place[] is filled: -EINVAL with *bad if a place is not one that can be. `least`: where the

@@ -45,7 +45,8 @@ struct disk {
     pthread_mutex_t lock;
     pthread_cond_t idle;                         /* inflight became 0 */
     unsigned inflight;                           /* accepted and not done */
-    struct disk_request *waiting, **waiting_end; /* throttled */
+    struct disk_request *waiting, **waiting_end; /* throttled, or come while paused */
+    unsigned waiting_count, paused;
     bool closing, stop;
     struct bucket ops[LIMITS], bytes[LIMITS];
     double filled; /* when the buckets were filled last, seconds */
@@ -104,7 +105,7 @@ static void finish(struct disk *d, struct disk_request *r, int result)
     pthread_mutex_unlock(&d->lock);
     r->done(r, result);
     pthread_mutex_lock(&d->lock);
-    if (!--d->inflight)
+    if (!--d->inflight || d->paused)
         pthread_cond_broadcast(&d->idle);
     pthread_mutex_unlock(&d->lock);
 }
@@ -329,7 +330,7 @@ static double next_admission_locked(struct disk *d)
 {
     double wait = 0;
 
-    if (!d->waiting)
+    if (!d->waiting || d->paused)
         return 3600;
     for (unsigned i = 0; i < LIMITS; i++) {
         struct bucket *b[2] = {&d->ops[i], &d->bytes[i]};
@@ -348,8 +349,9 @@ static void serve_waiting(struct disk *d)
 
         pthread_mutex_lock(&d->lock);
         r = d->waiting;
-        if (r && !d->closing && admit_locked(d, r)) {
+        if (r && !d->closing && !d->paused && admit_locked(d, r)) {
             d->waiting = r->next;
+            d->waiting_count--;
             if (!d->waiting)
                 d->waiting_end = &d->waiting;
         } else {
@@ -597,10 +599,11 @@ static bool accept_request(struct disk *d, struct disk_request *r)
     d->inflight++;
     if (d->closing)
         r->refused = -ECANCELED;
-    if (d->throttled && !r->refused && (d->waiting || !admit_locked(d, r))) {
+    if (!r->refused && (d->paused || d->waiting || (d->throttled && !admit_locked(d, r)))) {
         *d->waiting_end = r;
         d->waiting_end = &r->next;
-        d->stats.throttled++;
+        d->waiting_count++;
+        d->stats.throttled += !d->paused;
         go = false;
     }
     pthread_mutex_unlock(&d->lock);
@@ -941,6 +944,24 @@ void disk_drain(struct disk *d)
     pthread_mutex_unlock(&d->lock);
 }
 
+void disk_pause(struct disk *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->paused++;
+    while (d->inflight > d->waiting_count)
+        pthread_cond_wait(&d->idle, &d->lock);
+    pthread_mutex_unlock(&d->lock);
+}
+
+void disk_resume(struct disk *d)
+{
+    pthread_mutex_lock(&d->lock);
+    d->paused--;
+    pthread_mutex_unlock(&d->lock);
+    serve_waiting(d);
+    wake(d); /* it may have to wait for less long now */
+}
+
 static void cancel(struct disk *d, struct disk_request *r)
 {
     while (r) {
@@ -962,6 +983,7 @@ void disk_close(struct disk *d)
     waiting = d->waiting;
     d->waiting = NULL;
     d->waiting_end = &d->waiting;
+    d->waiting_count = 0;
     pthread_mutex_unlock(&d->lock);
     cancel(d, waiting);
     cancel(d, take_back(d));
@@ -1030,8 +1052,9 @@ int disk_resize(struct disk *d, uint64_t size, struct error *err)
     void *opaque;
     int r;
 
-    disk_drain(d);
+    disk_pause(d);
     r = block_resize(d->node, size, err);
+    disk_resume(d);
     if (r < 0)
         return r;
     pthread_mutex_lock(&d->lock);

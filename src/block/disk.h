@@ -64,8 +64,12 @@ struct block_node *disk_node(struct disk *d);
 void disk_on_resize(struct disk *d, void (*resized)(void *opaque, uint64_t size), void *opaque);
 /* Waits for the requests in flight, so not from `done`. */
 int disk_resize(struct disk *d, uint64_t size, struct error *err);
-/* Wait until no request is in flight, throttled ones included. */
+/* Wait until no request is in flight, throttled ones included. Not while the disk is paused. */
 void disk_drain(struct disk *d);
+/* Requests that come wait from now on; returns when those before are done, so that the node may be
+ * used alone (snapshots, resizing). May be nested. Not from `done`. */
+void disk_pause(struct disk *d);
+void disk_resume(struct disk *d);
 
 enum disk_op { DISK_READ, DISK_WRITE, DISK_FLUSH, DISK_DISCARD, DISK_WRITE_ZEROES };
 enum {

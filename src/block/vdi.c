@@ -127,7 +127,7 @@ static int vdi_open(struct block_node *n, struct error *err)
     if (!map || block_read(n->file, v->map_at, map, count * 4) < 0)
         return error_set(err, EIO, "cannot read the map of '%s'", n->filename);
     if (bat_init(&v->bat, n, n->file, 0, size, block) < 0)
-        return error_set(err, ENOMEM, "no memory for the map of '%s'", n->filename);
+        return error_set(err, ENOMEM, "'%s' has too many blocks", n->filename);
     v->bat.store = store;
     v->bat.unit = BLOCK_SECTOR / 4;
     v->bat.align = 1;

@@ -77,6 +77,7 @@ struct vhdx {
     uint8_t *bat_bytes; /* as in the file */
     uint32_t block, logical, physical;
     bool fixed;
+    bool log_live; /* the header in the file names the log */
     pthread_mutex_t touch_lock;
     atomic_bool touched;
     /* What the log says and the file does not yet: at open only. */
@@ -333,7 +334,7 @@ static int read_log(struct vhdx *v, struct block_node *n, struct error *err)
     struct log l = {.length = v->log_length, .guid = v->header + H_LOG_GUID};
     uint64_t best = 0, best_tail = 0, best_head = 0;
     auto_free uint8_t *bytes = NULL;
-    int r;
+    int r = 0;
 
     if (!memcmp(l.guid, no_guid, 16))
         return 0;
@@ -378,10 +379,10 @@ static int read_log(struct vhdx *v, struct block_node *n, struct error *err)
             best_head = head;
         }
     }
-    if (!best)
-        return error_set(err, EINVAL,
-                         "'%s' was not closed and its log has no good entry: it is damaged",
-                         n->filename);
+    if (!best) { /* the power failed before the first entry: nothing was changed yet */
+        log_warn("'%s' was not closed, and there is nothing in its log", n->filename);
+        return 0;
+    }
     v->log_sequence = best;
     l.budget = 2 * l.length;
     for (uint64_t at = best_tail;;) {
@@ -489,6 +490,10 @@ static int log_sectors(struct vhdx *v, uint64_t first, uint64_t count)
     r = block_write(file, v->log_at + at, e, length);
     if (r == 0)
         r = block_flush(file);
+    if (r == 0 && !v->log_live) { /* the header names the log once there is something in it */
+        r = write_headers(v);
+        v->log_live = r == 0;
+    }
     if (r == 0)
         r = block_write(file, v->bat_at + first * SECTOR, v->bat_bytes + first * SECTOR,
                         count * SECTOR);
@@ -521,13 +526,8 @@ static int store(struct bat *b, uint64_t first, uint64_t count, const uint64_t *
             store_le(e, ZERO, 8);
         } /* else as it was: not present or undefined */
     }
-    if (!memcmp(v->header + H_LOG_GUID, no_guid, 16)) {
+    if (!v->log_live)
         r = make_guid(v->header + H_LOG_GUID);
-        if (r == 0)
-            r = write_headers(v);
-        if (r < 0)
-            memset(v->header + H_LOG_GUID, 0, 16);
-    }
     for (; r == 0 && low < high; low += most)
         r = log_sectors(v, low, MIN(most, high - low));
     return r;
@@ -628,7 +628,7 @@ static int read_bat(struct vhdx *v, struct block_node *n, uint64_t size, struct 
 
     v->ratio = BIT(23) * v->logical / v->block;
     if (bat_init(&v->bat, n, n->file, 0, size, v->block) < 0)
-        return error_set(err, ENOMEM, "no memory for the table of '%s'", n->filename);
+        return error_set(err, ENOMEM, "'%s' has too many blocks", n->filename);
     needed = v->bat.count ? index_of(v, v->bat.count - 1) + 1 : 0;
     if (needed > v->bat_length / 8)
         return error_set(err, EINVAL, "'%s': its table has %llu entries, too few for %llu bytes",
@@ -722,10 +722,9 @@ static void vhdx_close(struct block_node *n)
 
     if (n->flags & BLOCK_WRITE) {
         r = bat_flush(&v->bat);
-        if (r == 0 && memcmp(v->header + H_LOG_GUID, no_guid, 16)) {
-            memset(v->header + H_LOG_GUID, 0, 16);
+        memset(v->header + H_LOG_GUID, 0, 16);
+        if (r == 0 && v->log_live)
             r = write_headers(v);
-        }
     }
     if (r < 0)
         log_error("'%s': cannot write its table", n->filename);

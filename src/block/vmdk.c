@@ -285,7 +285,7 @@ static int open_sparse(struct block_node *n, struct extent *e, const char *name,
     if (r < 0)
         return r;
     if (bat_init(&e->bat, n, e->file, e->start, e->size, grain * BLOCK_SECTOR) < 0)
-        return error_set(err, ENOMEM, "no memory for the tables of '%s'", name);
+        return error_set(err, ENOMEM, "'%s' has too many grains", name);
     r = load_tables(e, name, err);
     if (r < 0)
         return r;

@@ -536,11 +536,13 @@ int run_parse(int argc, char **argv, struct run_options *out, struct error *err)
         terminals += !strcmp(o.serial[i], "stdio");
     terminals += o.debugcon && !strcmp(o.debugcon, "stdio");
     terminals += o.firmware_log && !strcmp(o.firmware_log, "stdio");
-    terminals += o.display && !strcmp(o.display, "text");
     if (terminals > 1)
         return error_set(err, EINVAL,
-                         "only one of --serial, --debugcon and --firmware-log can be stdio, none "
-                         "with --display text");
+                         "only one of --serial, --debugcon and --firmware-log can be stdio");
+    if (terminals && o.display && !strcmp(o.display, "text"))
+        return error_set(
+            err, EINVAL,
+            "the terminal shows the screen (--display text), so no other can be stdio");
     if (o.engine_check) {
         if (strcmp(o.config.engine, "auto") && strcmp(o.config.engine, "bt") &&
             strcmp(o.config.engine, "tcg"))

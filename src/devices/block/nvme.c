@@ -132,7 +132,6 @@ struct nvme {
     /* properties */
     struct disk *disk;
     char *serial;
-    uint32_t bootindex;
 
     /* saved */
     uint32_t mask, cc, csts, aqa;
@@ -883,7 +882,6 @@ static const struct property nvme_properties[] = {
     PCI_PROPERTIES(struct nvme, pci),
     PROPERTY_REF("drive", struct nvme, disk, "the disk"),
     PROPERTY_STRING("serial", struct nvme, serial, NULL, "serial number, up to 20 characters"),
-    PROPERTY_U32("bootindex", struct nvme, bootindex, UINT32_MAX, "place in the boot order"),
     PROPERTY_END,
 };
 

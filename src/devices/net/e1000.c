@@ -687,6 +687,7 @@ static void e1000_config_written(struct pci_device *p, unsigned offset, unsigned
 static const struct pci_type e1000_pci = {
     .vendor = 0x8086,
     .device = 0x100e,
+    .romfile = "efi-e1000.rom",
     .subsystem_vendor = 0x8086,
     .subsystem = 0x001e, /* PRO/1000 MT Desktop Adapter */
     .revision = 3,
@@ -702,6 +703,7 @@ static const struct pci_type e1000_pci = {
 static const struct pci_type e1000e_pci = {
     .vendor = 0x8086,
     .device = 0x10d3,
+    .romfile = "efi-e1000e.rom",
     .subsystem_vendor = 0x8086,
     .subsystem = 0xa01f, /* Gigabit CT Desktop Adapter */
     .class_code = 0x020000,

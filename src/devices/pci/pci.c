@@ -8,6 +8,7 @@
  */
 #include "devices/pci/pci.h"
 
+#include "base/log.h"
 #include "devices/flash/rom.h"
 #include "machine/machine.h"
 #include "memory/ram.h"
@@ -529,6 +530,10 @@ static int rom_add(struct pci_device *p, const struct pci_type *t, struct error 
         (!p->romfile && !p->dev.machine->config.firmware))
         return 0;
     r = rom_find(name, "seabios or ipxe-qemu", &path, err);
+    if (r == -ENOENT && !p->romfile) {
+        log_info("%s has no option ROM: %s", p->dev.id, err ? err->text : name);
+        return 0;
+    }
     if (!r)
         r = rom_load(path, ROM_MAX, false, &p->rom, &size, err);
     if (r < 0)
@@ -598,9 +603,9 @@ void pci_unrealize(struct device *dev)
 {
     struct pci_device *p = to_pci(dev);
 
-    remove_ram_parts(p); /* before the device frees the block */
+    remove_ram_parts(p);       /* before the device frees the block */
+    if (type_of(p)->unrealize) /* its threads may drive INTx until then */
+        type_of(p)->unrealize(p);
     pci_bus_detach(p);
     machine_release_ram(dev->machine, p->rom);
-    if (type_of(p)->unrealize)
-        type_of(p)->unrealize(p);
 }

@@ -125,6 +125,7 @@ struct pci_device {
     struct device dev;
     /* properties */
     char *addr, *bus_name, *romfile;
+    uint32_t bootindex; /* 0xffffffff: none */
     bool multifunction;
     /* where it sits */
     struct pci_bus *bus;
@@ -182,6 +183,8 @@ void pci_unrealize(struct device *dev);
     PROPERTY_STRING("addr", type, field.addr, NULL,                                                \
                     "slot and function, hexadecimal, as in 3 or 1f.2 (default: a free slot)"),     \
         PROPERTY_STRING("bus", type, field.bus_name, NULL, "the PCI bus (default: the root)"),     \
+        PROPERTY_U32("bootindex", type, field.bootindex, 0xffffffff,                               \
+                     "place in the boot order, for what can be started from"),                     \
         PROPERTY_STRING("romfile", type, field.romfile, NULL,                                      \
                         "option ROM (default: the device's own; none: without)"),                  \
         PROPERTY_BOOL("multifunction", type, field.multifunction, false,                           \

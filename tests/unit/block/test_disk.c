@@ -413,6 +413,47 @@ static void a_listener_hears_of_a_new_size(void **unused)
     disk_close(d);
 }
 
+static void a_paused_disk_keeps_requests(void **unused)
+{
+    static const char *const options[] = {"aio=io_uring", "aio=threads", "iops=1000"};
+
+    (void)unused;
+    make("p", "qcow2", MiB, NULL);
+    for (unsigned k = 0; k < ARRAY_SIZE(options); k++) {
+        struct disk *d = open_disk("file=%s,format=qcow2,%s", path("p"), options[k]);
+        uint8_t sector[5][512] = {{1}};
+        struct iovec iov[5];
+        struct wait w[5];
+        char name[8];
+
+        assert_non_null(d);
+        disk_pause(d);
+        for (unsigned i = 0; i < 5; i++) {
+            iov[i] = (struct iovec){sector[i], 512};
+            w[i] = (struct wait){.r = {.op = i % 2 ? DISK_READ : DISK_WRITE,
+                                       .offset = i * 512,
+                                       .iov = &iov[i],
+                                       .iov_count = 1,
+                                       .done = done,
+                                       .opaque = &w[i]}};
+            sem_init(&w[i].done, 0, 0);
+            disk_submit(d, &w[i].r);
+        }
+        usleep(5000);
+        for (unsigned i = 0; i < 5; i++)
+            assert_int_equal(sem_trywait(&w[i].done), -1);
+        snprintf(name, sizeof(name), "s%u", k);
+        assert_int_equal(disk_node(d)->driver->snapshot_create(disk_node(d), name, &err), 0);
+        disk_resume(d);
+        for (unsigned i = 0; i < 5; i++) {
+            sem_wait(&w[i].done);
+            assert_int_equal(w[i].result, 0);
+        }
+        disk_drain(d);
+        disk_close(d);
+    }
+}
+
 static void options_are_checked(void **unused)
 {
     static const char *const wrong[][2] = {
@@ -464,6 +505,7 @@ int main(void)
         cmocka_unit_test(throttling_limits),
         cmocka_unit_test(closing_cancels_what_waits),
         cmocka_unit_test(a_listener_hears_of_a_new_size),
+        cmocka_unit_test(a_paused_disk_keeps_requests),
         cmocka_unit_test(options_are_checked),
     };
 
