@@ -425,6 +425,8 @@ int qcow2_snapshot_create(struct block_node *n, const char *name, struct error *
         struct qcow2_snapshot *old = q->snapshots;
 
         r = write_list(q, list, q->snapshot_count + 1);
+        if (q->snapshots != list)
+            free(s.extra);
         free(q->snapshots == list ? old : list);
     }
     if (r == 0)
@@ -500,10 +502,9 @@ int qcow2_snapshot_delete(struct block_node *n, const char *name, struct error *
     memcpy(list + at, old + at + 1, (q->snapshot_count - at - 1) * sizeof(*list));
     r = write_list(q, list, q->snapshot_count - 1);
     if (r < 0) {
-        if (q->snapshots != list)
-            free(list);
-        else
-            free(old);
+        if (q->snapshots == list)
+            free(gone.extra);
+        free(q->snapshots == list ? old : list);
         return told(q, r, "delete", name, err);
     }
     free(old);

@@ -58,7 +58,7 @@ static void a_power_cut_loses_nothing_flushed(void **unused)
         s.repaired = strstr(s.options, "lazy") != NULL;
         s.size = MIN(s.size, 512 * KiB);
         print_message("# setup %u %s\n", i, s.options);
-        model_cut(&s, 77 + i, 150, s.snapshots ? 2 : 3);
+        model_cut(&s, 77 + i, 150, s.snapshots ? 3 : 4);
     }
 }
 
