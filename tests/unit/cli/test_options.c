@@ -124,11 +124,9 @@ static void refusals(void **state)
         {"k\n--machine\nisapc", "option --machine: 'isapc' is none of pc|q35|microvm"},
         {"k\n--serial\nfile:", "option --serial: 'file:' is none of none, stdio, file:PATH"},
         {"k\n--serial\nstdio\n--serial\nstdio",
-         "only one of --serial, --debugcon and --firmware-log can be stdio, "
-         "none with --display text"},
+         "only one of --serial, --debugcon and --firmware-log can be stdio"},
         {"k\n--debugcon\nstdio",
-         "only one of --serial, --debugcon and --firmware-log can be stdio, none "
-         "with --display text"},
+         "only one of --serial, --debugcon and --firmware-log can be stdio"},
         {"k\n-s\nnone\n-s\nnone\n-s\nnone\n-s\nnone\n-s\nnone",
          "option --serial: there are 4 serial ports"},
         {"k\n--log-level\nloud", "option --log-level: 'loud' is none of error|warning|info|debug"},
