@@ -39,8 +39,8 @@ enum {
     USED = 0x800,
 };
 
-static const char *const kinds[] = {"rng",  "balloon", "serial",   "blk",    "net",
-                                    "scsi", "9p",      "keyboard", "tablet", "vsock"};
+static const char *const kinds[] = {"rng", "balloon",  "serial", "blk",   "net", "scsi",
+                                    "9p",  "keyboard", "tablet", "vsock", "gpu"};
 
 struct guest {
     struct machine *m;

@@ -598,9 +598,9 @@ void pci_unrealize(struct device *dev)
 {
     struct pci_device *p = to_pci(dev);
 
-    remove_ram_parts(p); /* before the device frees the block */
+    remove_ram_parts(p);       /* before the device frees the block */
+    if (type_of(p)->unrealize) /* its threads may drive INTx until then */
+        type_of(p)->unrealize(p);
     pci_bus_detach(p);
     machine_release_ram(dev->machine, p->rom);
-    if (type_of(p)->unrealize)
-        type_of(p)->unrealize(p);
 }

@@ -468,7 +468,7 @@ static void fill_config(struct virtio_device *v)
 
     virtio_io_begin(v);
     memcpy(v->config, n->mac, NET_MAC);
-    pthread_mutex_unlock(&v->io_lock);
+    virtio_io_leave(v);
     store_le(v->config + 6, nic_link(&n->nic) ? VIRTIO_NET_S_LINK_UP : 0, 2);
     store_le(v->config + 8, n->pairs, 2);
     store_le(v->config + 10, n->host_mtu, 2);
@@ -483,7 +483,7 @@ static void nic_written(struct virtio_device *v, unsigned offset, uint64_t value
         return;
     virtio_io_begin(v);
     store_le(n->mac + offset, value, size);
-    pthread_mutex_unlock(&v->io_lock);
+    virtio_io_leave(v);
 }
 
 static void nic_link_changed(void *opaque, bool up)

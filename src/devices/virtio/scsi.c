@@ -326,10 +326,10 @@ static void scsi_kicked(struct virtio_device *v, unsigned number)
 {
     struct virtio_scsi *s = to_scsi(v);
 
-    if (number >= FIRST_COMMANDS)
-        virtqueue_each(&v->queue[number], take_command);
-    else if (number == CONTROL)
+    if (number == CONTROL)
         virtqueue_each(&v->queue[number], take_control);
+    else if (number != EVENTS)
+        virtqueue_each(&v->queue[number], take_command);
     else if (s->missed)
         send_event(s, &(struct event){.event = VIRTIO_SCSI_T_NO_EVENT});
 }

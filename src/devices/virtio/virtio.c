@@ -56,6 +56,7 @@ const struct state_field virtio_state[] = {
 
 void virtio_io_begin(struct virtio_device *v)
 {
+    atomic_fetch_add(&v->users, 1);
     atomic_fetch_add(&v->waiting, 1);
     pthread_mutex_lock(&v->io_lock);
     atomic_fetch_sub(&v->waiting, 1);
@@ -91,11 +92,18 @@ void virtio_io_end(struct virtio_device *v)
     bool due = collect(v);
 
     pthread_mutex_unlock(&v->io_lock);
-    if (!due)
-        return;
-    pthread_mutex_lock(&v->dev.lock);
-    deliver(v);
-    pthread_mutex_unlock(&v->dev.lock);
+    if (due) {
+        pthread_mutex_lock(&v->dev.lock);
+        deliver(v);
+        pthread_mutex_unlock(&v->dev.lock);
+    }
+    atomic_fetch_sub(&v->users, 1); /* from here on the device may be freed */
+}
+
+void virtio_io_leave(struct virtio_device *v)
+{
+    pthread_mutex_unlock(&v->io_lock);
+    atomic_fetch_sub(&v->users, 1);
 }
 
 bool virtio_io_live(const struct virtio_device *v)
@@ -185,9 +193,10 @@ static void *io_thread(void *opaque)
             return NULL;
         if (again)
             sched_yield();
+        atomic_fetch_add(&v->users, 1); /* not by virtio_io_begin(): nobody must make room for us */
         pthread_mutex_lock(&v->io_lock);
         if (v->quit) {
-            pthread_mutex_unlock(&v->io_lock);
+            virtio_io_leave(v);
             return NULL;
         }
         again = false;
@@ -196,11 +205,12 @@ static void *io_thread(void *opaque)
             handle_kicks(v);
             again = virtio_io_live(v) && v->kicked; /* we made room for somebody */
             virtio_io_end(v);
+            atomic_fetch_add(&v->users, 1);
             pthread_mutex_lock(&v->io_lock);
             v->working = false;
         }
         pthread_cond_broadcast(&v->io_idle);
-        pthread_mutex_unlock(&v->io_lock);
+        virtio_io_leave(v);
     }
 }
 
@@ -253,7 +263,7 @@ void virtio_allow(struct virtio_device *v, bool allowed)
         all_kicked(v);
     } else { /* what is under way ends first */
         virtio_io_begin(v);
-        pthread_mutex_unlock(&v->io_lock);
+        virtio_io_leave(v);
     }
 }
 
@@ -435,7 +445,7 @@ void virtio_reset(struct virtio_device *v)
     if (v->type->reset)
         v->type->reset(v);
     v->features = 0;
-    pthread_mutex_unlock(&v->io_lock);
+    virtio_io_leave(v);
     v->status = v->isr = 0;
     v->config_vector = VIRTIO_NO_VECTOR;
     v->queue_select = 0;
@@ -451,7 +461,7 @@ void virtio_before_save(struct device *dev)
     virtio_io_begin(v);
     wait_for_requests(v);
     collect(v);
-    pthread_mutex_unlock(&v->io_lock);
+    virtio_io_leave(v);
     deliver(v);
 }
 
@@ -470,7 +480,7 @@ void virtio_refresh(struct virtio_device *v)
         v->type->refresh(v);
     if (v->status & VIRTIO_CONFIG_S_DRIVER_OK)
         go_live(v);
-    pthread_mutex_unlock(&v->io_lock);
+    virtio_io_leave(v);
     if (atomic_load(&v->tell_broken)) /* what the state says cannot be */
         deliver(v);
     all_kicked(v);
@@ -526,13 +536,15 @@ void virtio_unrealize(struct virtio_device *v)
         v->quit = true;
         v->live = false;
         wait_for_requests(v);
-        pthread_mutex_unlock(&v->io_lock);
+        virtio_io_leave(v);
         wake(v);
         pthread_join(v->thread, NULL);
         v->thread_made = false;
     }
     if (v->type->unrealize)
         v->type->unrealize(v);
+    while (atomic_load(&v->users)) /* who ended the last request is about to tell the guest */
+        sched_yield();
     if (v->kick_fd >= 0)
         close(v->kick_fd);
     v->kick_fd = -1;

@@ -155,6 +155,7 @@ struct virtio_device {
     atomic_ullong told;   /* queues whose interrupt is due */
     atomic_bool tell_config, tell_broken;
     atomic_bool allowed; /* PCI: may master the bus */
+    atomic_uint users;   /* threads between virtio_io_begin() and the end of virtio_io_end() */
     atomic_uint waiting; /* threads that want io_lock now: the I/O thread makes room */
     bool live, running, broken, quit, working;
     unsigned in_flight; /* requests that somebody else completes */
@@ -192,6 +193,8 @@ extern const struct state_field virtio_state[];
 
 void virtio_io_begin(struct virtio_device *v);
 void virtio_io_end(struct virtio_device *v); /* tells the guest; not with dev.lock held */
+/* The same without telling; dev.lock may be held. */
+void virtio_io_leave(struct virtio_device *v);
 /* Are the queues to be worked on now? Between begin and end. */
 bool virtio_io_live(const struct virtio_device *v);
 /* A request was handed to somebody who completes it later; and it was completed. */
