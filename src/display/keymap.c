@@ -183,7 +183,7 @@ static unsigned find(const struct key *keys, const struct key *except, uint32_t 
 
 unsigned keymap_code(const struct keymap *k, uint32_t keysym, bool *shift, bool *altgr)
 {
-    bool unread_shift, unread_altgr;
+    bool unread_shift = false, unread_altgr = false;
     unsigned code;
 
     shift = shift ? shift : &unread_shift;

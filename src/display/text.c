@@ -190,7 +190,7 @@ static void type_byte(struct text *t, uint8_t c, bool alt)
     default:
         if (c < 27)
             type_symbol(t, 'a' - 1u + c, true, alt);
-        else if (c < 32)
+        else if (c >= 28 && c < 32)
             type_symbol(t, others[c - 28], true, alt);
         else
             type_symbol(t, c, false, alt);

@@ -11,7 +11,7 @@
 #include "net/net.h"
 
 struct nic {
-    char *mac_text; /* properties: this and net */
+    char *mac_text;  /* properties: this and net */
     struct net *net; /* NULL: no cable */
     uint8_t mac[NET_MAC];
 };
