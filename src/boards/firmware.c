@@ -280,7 +280,7 @@ static int by_index(const void *a, const void *b)
 int board_tell_firmware(struct machine *m, struct error *err)
 {
     const char *order = m->config.boot_order ? m->config.boot_order : "";
-    struct candidate list[ORDER_MAX];
+    struct candidate list[ORDER_MAX] = {0};
     char text[ORDER_MAX * (PATH_MAX_LENGTH + 1)];
     unsigned count = 0;
     size_t used = 0;
