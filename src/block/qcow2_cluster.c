@@ -554,8 +554,15 @@ static int pack_locked(struct qcow2 *q, uint64_t bytes, uint64_t *out)
             r = qcow2_refcount_locked(q, last, &value);
             if (r == 0 && value == 0)
                 r = qcow2_refcount_add_locked(q, last, 1, 1);
-            else
+            else if (r == 0)
                 r = -EBUSY;
+            /* A new block of counts may have taken that very cluster for itself. */
+            if (r == 0)
+                r = qcow2_refcount_locked(q, last, &value);
+            if (r == 0 && value != 1) {
+                qcow2_free_locked(q, last << q->cluster_bits, 1);
+                r = -EBUSY;
+            }
             if (r == 0)
                 q->fresh_from = MAX(q->fresh_from, last + 1);
             else

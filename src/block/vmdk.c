@@ -942,12 +942,12 @@ static int write_sparse(struct block_node *file, uint64_t size, const char *text
     store_le(all + AT_ALGORITHM, w->stream ? 1 : 0, 2);
     memcpy(all + BLOCK_SECTOR, text, strlen(text));
     if (w->stream) { /* an empty one: the directory lies in the room before the grains */
-        uint8_t *footer = all + (overhead + 1) * BLOCK_SECTOR;
+        uint8_t *marker = all + overhead * BLOCK_SECTOR, *footer = marker + BLOCK_SECTOR;
 
         if (rgd_at + gd > overhead)
             return -EFBIG;
-        store_le(footer - BLOCK_SECTOR, 1, 8);
-        store_le(footer - BLOCK_SECTOR + 12, MARK_FOOTER, 4);
+        store_le(marker, 1, 8);
+        store_le(marker + 12, MARK_FOOTER, 4);
         memcpy(footer, all, HEADER);
         store_le(footer + AT_GD, rgd_at, 8);
     } else {

@@ -47,9 +47,8 @@ static struct virtio_balloon *to_balloon(struct virtio_device *v)
 
 static void cut_out(struct ram_block *ram, uint64_t offset, uint64_t length)
 {
-    if (!length || madvise(ram->host + offset, length, MADV_REMOVE) < 0)
-        return; /* then the memory stays where it is */
-    ram_written(ram, offset, length);
+    if (length)
+        (void)ram_discard(ram, offset, length); /* where it fails the memory stays where it is */
 }
 
 struct run {
