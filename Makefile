@@ -19,7 +19,7 @@ demo: ## install what is missing, build, boot a Debian kernel to a shell
 	@scripts/demo
 
 check: ## install what is missing, build, run all tests (under 20 minutes on 2 cores)
-	@scripts/install-deps build check demo
+	@scripts/install-deps build check demo firmware
 	@$(MAKE) --no-print-directory tests $(ASAN)/build.ninja
 	@ninja -C $(ASAN) -j$(JOBS)
 	@tools/check
@@ -29,7 +29,7 @@ check-cpu: tests ## a million random sequences against the host CPU
 	$(BUILD)/tests/cpu/cpu-oracle --engine bt --count 1000000
 
 check-long: ## the long suites: boot matrix, nested KVM, a million sequences
-	@scripts/install-deps build check demo long
+	@scripts/install-deps build check demo firmware long
 	@$(MAKE) --no-print-directory tests
 	@tools/check --long
 

@@ -106,6 +106,8 @@ int board_add_isa(struct machine *m, bool pc, struct error *err)
         }
     if (!r && m->config.debugcon)
         r = add_with_chardev(m, &debugcon_type, "0xe9", NULL, m->config.debugcon, err);
+    if (!r && m->config.firmware_log)
+        r = add_with_chardev(m, &debugcon_type, "0x402", NULL, m->config.firmware_log, err);
     if (!r && m->config.isa_debug_exit && !device_add(m, &isa_debug_exit_type, NULL, err))
         r = -err->code;
     if (!r && !device_add(m, &pvpanic_type, NULL, err))
@@ -117,6 +119,14 @@ int board_add_isa(struct machine *m, bool pc, struct error *err)
             r = -err->code;
     }
     return r;
+}
+
+int board_add_devices(struct machine *m, struct error *err)
+{
+    for (unsigned i = 0; i < m->config.device_count; i++)
+        if (!device_add_text(m, m->config.devices[i], err))
+            return error_prefix(err, -err->code, "device %s: ", m->config.devices[i]);
+    return 0;
 }
 
 /* ---- PCI, as firmware leaves it ----------------------------------------------------------------
@@ -201,13 +211,22 @@ void board_assign_pci(struct machine *m)
 static int build_acpi(struct machine *m, struct acpi_blob *out, struct error *err)
 {
     struct board *b = board_of(m);
+    /* Where firmwares look for room for BARs on this board, and for the PIIX4's ports. */
+    gpa window32 = m->config.firmware && b->platform == ACPI_PC
+                       ? MAX(m->ram_below_4g, UINT64_C(2) * GiB)
+                       : BOARD_WINDOW32;
     struct acpi_config c = {.platform = b->platform,
                             .cpus = m->cpu_count,
                             .devices = b->acpi_devices,
                             .ioapic_id = BOARD_IOAPIC_ID,
-                            .window32_first = BOARD_WINDOW32,
-                            .window32_last = BOARD_WINDOW32_LAST};
+                            .pm_ports = b->uefi && b->platform == ACPI_PC ? 0xb000 : 0,
+                            .window32_first = window32,
+                            .window32_last = BOARD_WINDOW32_LAST,
+                            .virtio_base = BOARD_VIRTIO_BASE,
+                            .virtio_step = BOARD_VIRTIO_STEP,
+                            .virtio_slots = b->virtio_slots};
 
+    memcpy(c.virtio_irq, b->virtio_irq, sizeof(c.virtio_irq));
     board_window64(m, &c.window64_first, &c.window64_last);
     return acpi_tables_build(&c, out, err);
 }
@@ -259,6 +278,16 @@ struct description {
     struct boot_config boot;
 };
 
+/* Is there a display device? */
+static bool has_display(struct machine *m)
+{
+    for (struct device *dev = m->devices; dev; dev = dev->next)
+        if (dev->realized && dev->type->realize == pci_realize &&
+            pci_get(to_pci(dev), PCI_CLASS + 2, 1) == 0x03)
+            return true;
+    return false;
+}
+
 static void describe(struct machine *m, struct description *d)
 {
     struct board *b = board_of(m);
@@ -285,10 +314,12 @@ static void describe(struct machine *m, struct description *d)
                                        .ram_below_4g = m->ram_below_4g,
                                        .ram_above_4g = m->ram_above_4g};
     d->boot = (struct boot_config){.files = b->files,
-                                   .append = m->config.append,
+                                   .append = b->append ? b->append : m->config.append,
                                    .reserved = b->reserved,
                                    .reserved_count = b->reserved_count,
                                    .smbios = &d->smbios,
+                                   .display = has_display(m),
+                                   .boot_menu = m->config.boot_menu,
                                    .mp = &d->mp};
 }
 
@@ -335,22 +366,27 @@ int board_finish(struct machine *m, struct error *err)
 {
     struct board *b = board_of(m);
     struct description d;
-    int r = 0;
+    int r = board_add_devices(m, err);
 
+    if (r < 0)
+        return r;
     b->reserved[b->reserved_count++] = (struct boot_range){
         BOARD_ACPI_RSDP, BOARD_ACPI_END - BOARD_ACPI_RSDP, BOOT_MEMORY_RESERVED};
+    board_virtio_append(m);
     if (m->config.kernel)
         r = boot_open(m->config.kernel, m->config.initrd, &b->files, err);
     if (r < 0)
         return r;
-    if (b->files)
+    if (b->files && !m->config.firmware)
         m->load = board_load;
     b->fw_cfg = device_add(m, &fw_cfg_type, NULL, err);
     if (!b->fw_cfg)
         return -err->code;
-    b->acpi_devices |= ACPI_FW_CFG;
+    b->acpi_devices |= ACPI_FW_CFG | (has_display(m) ? ACPI_VGA : 0);
     describe(m, &d);
     r = boot_fill_fw_cfg(m, &d.boot, b->fw_cfg, err);
+    if (!r)
+        r = board_tell_firmware(m, err);
     return r || !m->config.acpi ? r : fw_cfg_acpi(m, b->fw_cfg, err);
 }
 
@@ -360,7 +396,9 @@ void board_free(struct machine *m)
 
     if (!b)
         return;
+    board_free_firmware(m);
     boot_close(b->files);
+    free(b->append);
     apic_bus_free(b->apics);
     free(b);
     m->board_data = NULL;

@@ -2,7 +2,7 @@
  * microvm.c - the board `microvm`: no PCI and little else, for guests that start in no time.
  *
  * i8259, PIT, RTC, APICs, serial ports; ACPI by a plain block of power management registers.
- * Devices will come by virtio-mmio.
+ * Devices come by virtio-mmio, up to eight, on ISA interrupts that are free here.
  */
 #include "boards/common.h"
 #include "devices/acpi/pm.h"
@@ -12,6 +12,13 @@
 static void microvm_power_button(struct machine *m)
 {
     acpi_pm_power_button(board_of(m)->pm);
+}
+
+/* Interrupts of virtio devices stay until they are acknowledged. */
+static void microvm_prepare(struct machine *m)
+{
+    machine_out(m, 0x4d0, board_of(m)->level_isa & 0xf8, 1);
+    machine_out(m, 0x4d1, board_of(m)->level_isa >> 8 & 0xde, 1);
 }
 
 static int microvm_build(struct machine *m, struct error *err)
@@ -26,10 +33,12 @@ static int microvm_build(struct machine *m, struct error *err)
         return r;
     b = board_of(m);
     b->level_isa = 1 << 9;
+    b->prepare = microvm_prepare;
     b->pm = acpi_pm_add(m, err);
     if (!b->pm)
         return -err->code;
     m->power_button = microvm_power_button;
+    m->mmio_slot = board_virtio_slot;
     r = board_add_isa(m, false, err);
     return r ? r : board_finish(m, err);
 }

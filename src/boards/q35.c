@@ -2,12 +2,13 @@
  * q35.c - the board `q35`: Q35 memory controller hub and ICH9, with PCI Express configuration
  * space.
  *
- * Bus 0: 00.0 host bridge, 1f.0 LPC bridge. PIRQA to H have the I/O APIC's inputs 16 to 23; for
- * the i8259 they are ISA interrupts 10 and 11 as firmware routes them.
+ * Bus 0: 00.0 host bridge, 1f.0 LPC bridge, 1f.2 AHCI. PIRQA to H have the I/O APIC's inputs 16 to
+ * 23; for the i8259 they are ISA interrupts 10 and 11 as firmware routes them.
  */
 #include "devices/pci/q35.h"
 #include "boards/common.h"
 #include "devices/acpi/pm.h"
+#include "devices/block/ata_bus.h"
 #include "devices/pci/ich9.h"
 #include "devices/pci/pam.h"
 
@@ -61,11 +62,14 @@ static int q35_build(struct machine *m, struct error *err)
     b->pci_gsi = q35_pci_gsi;
     b->reserved[b->reserved_count++] = (struct boot_range){Q35_ECAM_BASE, Q35_ECAM_SIZE,
                                                            BOOT_MEMORY_RESERVED};
+    r = board_add_firmware(m, err);
+    if (r)
+        return r;
     b->pci = pci_host_add(m, "pcie.0", err);
-    pam = b->pci ? pam_add(m, NULL, err) : NULL;
+    pam = b->pci ? pam_add(m, b->rom, err) : NULL;
     b->bridge = pam ? q35_mch_add(m, pam, err) : NULL;
     b->pm = b->bridge ? pci_device_add(m, &ich9_lpc_type, "1f.0", err) : NULL;
-    if (!b->pm)
+    if (!b->pm || !pci_device_add(m, &ahci_type, "1f.2", err))
         return -err->code;
     m->power_button = q35_power_button;
     r = board_add_isa(m, true, err);

@@ -60,6 +60,7 @@ struct boot_config {
     unsigned reserved_count;
     const struct smbios_config *smbios; /* NULL: no SMBIOS */
     const struct mptable_config *mp;    /* NULL: no MP table */
+    bool display, boot_menu;            /* for a firmware: is there a screen, ask the user? */
 };
 
 /* `initrd` may be NULL. */

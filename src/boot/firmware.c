@@ -33,11 +33,12 @@ static int add_memory_map(struct machine *m, const struct boot_config *c, struct
 
     if (n < 0)
         return n;
-    /* What lies below 1 MiB is the firmware's own to tell: memory here starts at 0. */
+    /* What lies below 1 MiB is the firmware's own to tell: memory here starts at 0. So is the
+     * place of what is not RAM, which it chose. */
     for (int i = 0; i < n; i++) {
         gpa base = map[i].base, end = map[i].base + map[i].size;
 
-        if (end <= MiB)
+        if (end <= MiB || map[i].kind != BOOT_MEMORY_RAM)
             continue;
         if (base == MiB)
             base = 0;
@@ -119,6 +120,9 @@ static int add_kernel(const struct boot_config *c, struct device *fw_cfg, struct
 int boot_fill_fw_cfg(struct machine *m, const struct boot_config *c, struct device *fw_cfg,
                      struct error *err)
 {
+    /* S0 to S5: bit 7 says that there is the state, the others what to write for it. */
+    static const uint8_t sleep_states[6] = {0x80, 0, 0, 1, 2, 0x80};
+    static const uint8_t for_ever[4] = {0xff, 0xff, 0xff, 0xff};
     int r = add_memory_map(m, c, fw_cfg, err);
 
     if (r < 0)
@@ -126,9 +130,13 @@ int boot_fill_fw_cfg(struct machine *m, const struct boot_config *c, struct devi
     fw_cfg_add_u64(fw_cfg, FW_CFG_RAM_SIZE, m->ram_below_4g + m->ram_above_4g);
     fw_cfg_add_u16(fw_cfg, FW_CFG_NB_CPUS, (uint16_t)m->cpu_count);
     fw_cfg_add_u16(fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)m->cpu_count);
-    fw_cfg_add_u16(fw_cfg, FW_CFG_NOGRAPHIC, 1);
-    fw_cfg_add_u16(fw_cfg, FW_CFG_BOOT_MENU, 0);
-    if (c->smbios)
+    fw_cfg_add_u16(fw_cfg, FW_CFG_NOGRAPHIC, !c->display);
+    fw_cfg_add_u16(fw_cfg, FW_CFG_BOOT_MENU, c->boot_menu);
+    fw_cfg_add_u32(fw_cfg, FW_CFG_IRQ0_OVERRIDE, 1); /* the timer is on the I/O APIC's pin 2 */
+    r = fw_cfg_add_file(fw_cfg, "etc/system-states", sleep_states, sizeof(sleep_states), err);
+    if (!r)
+        r = fw_cfg_add_file(fw_cfg, "etc/boot-fail-wait", for_ever, sizeof(for_ever), err);
+    if (!r && c->smbios)
         r = add_smbios(c->smbios, fw_cfg, err);
     if (!r && c->files)
         r = add_kernel(c, fw_cfg, err);

@@ -77,12 +77,27 @@ static int command_completion(int argc, char **argv)
     for (const struct command *c = commands; c->name; c++)
         if (c->options)
             complete_values(c->options);
+    for (const struct command *c = commands; c->name; c++)
+        if (c->sub) {
+            printf("    %s) words=\"", c->name);
+            for (const struct command *s = c->sub; s->name; s++)
+                printf("%s%s", s == c->sub ? "" : " ", s->name);
+            printf("\" ;;\n");
+        }
     printf("    *) case \"$cur\" in -*) case \"${COMP_WORDS[1]}\" in\n");
     for (const struct command *c = commands; c->name; c++)
         if (c->options) {
             printf("      %s) words=\"", c->name);
             complete_options(c->options);
             printf("\" ;;\n");
+        } else if (c->sub) {
+            printf("      %s) case \"${COMP_WORDS[2]}\" in\n", c->name);
+            for (const struct command *s = c->sub; s->name; s++) {
+                printf("        %s) words=\"", s->name);
+                complete_options(s->options);
+                printf("\" ;;\n");
+            }
+            printf("        esac ;;\n");
         }
     printf("      esac ;; esac ;;\n  esac; fi\n"
            "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\"))\n"
@@ -98,6 +113,19 @@ static void roff(const char *text)
         printf(*text == '-' ? "\\-" : *text == '\\' ? "\\e" : "%c", *text);
 }
 
+static void man_options(const struct option_spec *specs)
+{
+    for (const struct option_spec *s = specs; s->name; s++) {
+        printf(".TP\n\\fB\\-\\-");
+        roff(s->name);
+        if (s->letter)
+            printf("\\fR, \\fB\\-%c", s->letter);
+        printf("\\fR%s%s\n", s->argument ? " " : "", s->argument ? s->argument : "");
+        roff(s->help);
+        putchar('\n');
+    }
+}
+
 static int command_man(int argc, char **argv)
 {
     printf(".TH HOSPES 1 \"\" \"hospes %s\"\n.SH NAME\nhospes \\- run virtual machines\n"
@@ -109,16 +137,22 @@ static int command_man(int argc, char **argv)
         putchar('\n');
     }
     for (const struct command *c = commands; c->name; c++) {
-        if (!c->options)
-            continue;
-        printf(".SH OPTIONS OF %s\n", c->name);
-        for (const struct option_spec *s = c->options; s->name; s++) {
-            printf(".TP\n\\fB\\-\\-");
-            roff(s->name);
-            printf("\\fR%s%s\n", s->argument ? " " : "", s->argument ? s->argument : "");
-            roff(s->help);
-            putchar('\n');
+        if (c->options) {
+            printf(".SH OPTIONS OF %s\n", c->name);
+            man_options(c->options);
         }
+        for (const struct command *s = c->sub; s && s->name; s++) {
+            printf(".SH OPTIONS OF %s %s\n", c->name, s->name);
+            roff(s->summary);
+            putchar('\n');
+            man_options(s->options);
+        }
+    }
+    printf(".SH EXAMPLES\n");
+    for (const char *const *e = run_examples; *e; e++) {
+        printf(".TP\n.B ");
+        roff(*e);
+        putchar('\n');
     }
     printf(".SH EXIT STATUS\n");
     for (const struct exit_meaning *e = exit_meanings; e->text; e++) {
@@ -133,12 +167,16 @@ static int command_man(int argc, char **argv)
 }
 
 const struct command commands[] = {
-    {"run", "boot a kernel in a virtual machine", command_run, run_option_specs},
-    {"doctor", "what this host can do, and what is missing", command_doctor, doctor_option_specs},
-    {"version", "the version", command_version, NULL},
-    {"help", "this, or the help of a command", command_help, NULL},
-    {"completion", "completion for bash: source <(hospes completion)", command_completion, NULL},
-    {"man", "the manual page, in roff: hospes man | man -l -", command_man, NULL},
+    {"run", "start a disk image, a CD or a kernel in a virtual machine", command_run,
+     run_option_specs, NULL},
+    {"img", "make, describe, check and convert disk images", command_img, NULL, img_commands},
+    {"doctor", "what this host can do, and what is missing", command_doctor, doctor_option_specs,
+     NULL},
+    {"version", "the version", command_version, NULL, NULL},
+    {"help", "this, or the help of a command", command_help, NULL, NULL},
+    {"completion", "completion for bash: source <(hospes completion)", command_completion, NULL,
+     NULL},
+    {"man", "the manual page, in roff: hospes man | man -l -", command_man, NULL, NULL},
     {0},
 };
 

@@ -234,7 +234,7 @@ int command_doctor(int argc, char **argv)
         printf("Look at this host: which engine guests get and why, and what is missing.\n"
                "Exit status 0: guests can run; 1: they cannot, see the lines that say MISSING.\n\n"
                "Options:\n");
-        options_help(doctor_option_specs, stdout);
+        options_help(doctor_option_specs, true, stdout);
         return 0;
     }
     if (r < 0) {

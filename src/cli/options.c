@@ -216,11 +216,14 @@ int options_parse(const struct option_spec *specs, int argc, char **argv, void *
     return 0;
 }
 
-void options_help(const struct option_spec *specs, FILE *out)
+void options_help(const struct option_spec *specs, bool all, FILE *out)
 {
     for (; specs->name; specs++) {
         char left[WORD_MAX];
         const char *argument = specs->argument;
+
+        if (specs->rare && !all)
+            continue;
 
         if (specs->letter)
             snprintf(left, sizeof(left), "-%c, --%s%s%s", specs->letter, specs->name,

@@ -17,9 +17,10 @@ struct option_spec {
     const char *help;     /* one line */
     /* `value` is NULL where the option takes none. */
     int (*set)(void *target, const char *value, struct error *err);
+    bool rare; /* not in the short help */
 };
 
-enum { OPTIONS_MAX = 48 };
+enum { OPTIONS_MAX = 64 };
 
 /*
  * Parse argv[1..]; options and operands may be mixed, "--" ends options. An operand goes to
@@ -29,8 +30,8 @@ int options_parse(const struct option_spec *specs, int argc, char **argv, void *
                   int (*operand)(void *target, const char *value, struct error *err),
                   struct error *err);
 
-/* Two columns, fitting 80. */
-void options_help(const struct option_spec *specs, FILE *out);
+/* Two columns, fitting 80. `all`: the rare ones too. */
+void options_help(const struct option_spec *specs, bool all, FILE *out);
 
 /* The candidate nearest to `word`, or NULL where none is near. next(n) gives them, then NULL. */
 const char *nearest_word(const char *word, const char *(*next)(const void *opaque, unsigned n),

@@ -146,24 +146,53 @@ static int set_bool(struct device *dev, const struct property *p, const char *va
     return 0;
 }
 
+/* A host object by its name, as the user gave it. */
+static int set_reference(struct device *dev, const struct property *p, const char *value,
+                         struct error *err)
+{
+    const struct machine_config *c = &dev->machine->config;
+
+    for (unsigned i = 0; i < c->backend_count; i++) {
+        const struct machine_backend *b = &c->backends[i];
+
+        if (strcmp(b->kind, p->name) || strcmp(b->id, value))
+            continue;
+        device_set_ref(dev, p->name, b->object);
+        return 0;
+    }
+    return error_set(err, ENOENT, "%s: %s=%s: there is no %s of this name", dev->type->name,
+                     p->name, value, p->name);
+}
+
 int device_set(struct device *dev, const char *property, const char *value, struct error *err)
 {
     const struct property *p = property_find(dev->type, property);
     char **text;
 
     assert(!dev->realized);
-    if (!p || p->kind == PROPERTY_REFERENCE)
+    if (!p)
         return error_set(err, EINVAL, "%s: there is no property '%s'; '-device %s,help' lists them",
                          dev->type->name, property, dev->type->name);
     switch (p->kind) {
     case PROPERTY_UINT: return set_unsigned(dev, p, value, err);
     case PROPERTY_BOOLEAN: return set_bool(dev, p, value, err);
+    case PROPERTY_REFERENCE: return set_reference(dev, p, value, err);
     default: break;
     }
     text = field_of(dev, p);
     free(*text);
     *text = xstrdup(value);
     return 0;
+}
+
+bool device_get_uint(struct device *dev, const char *property, uint64_t *out)
+{
+    const struct property *p = property_find(dev->type, property);
+
+    if (!p || p->kind != PROPERTY_UINT)
+        return false;
+    *out = load_le(field_of(dev, p), p->size);
+    return true;
 }
 
 void device_set_ref(struct device *dev, const char *property, void *object)
@@ -185,6 +214,8 @@ static int set_list(struct device *dev, const char *properties, struct error *er
 
         if (equal)
             *equal = '\0';
+        if (!strcmp(item, "id")) /* the name of the whole, not a property */
+            continue;
         r = device_set(dev, item, equal ? equal + 1 : "on", err);
         if (r < 0)
             return r;
@@ -228,6 +259,36 @@ void device_free(struct device *dev)
     pthread_mutex_destroy(&dev->lock);
     free(dev->id);
     free(dev);
+}
+
+struct device *device_add_text(struct machine *m, const char *text, struct error *err)
+{
+    const char *comma = strchrnul(text, ',');
+    auto_free char *name = strndup(text, (size_t)(comma - text));
+    auto_free char *id = NULL;
+    const struct device_type *type = name ? device_type_find(name) : NULL;
+    const char *with_id = comma;
+    struct device *dev;
+
+    if (!type || !type->bus) {
+        error_set(err, ENOENT, "there is no device '%s' that can be added", name ? name : "");
+        return NULL;
+    }
+    while (*with_id && strncmp(with_id, ",id=", 4))
+        with_id = strchrnul(with_id + 1, ',');
+    if (*with_id)
+        id = strndup(with_id + 4, strcspn(with_id + 4, ","));
+    for (dev = m->devices; dev && id; dev = dev->next)
+        if (!strcmp(dev->id, id)) {
+            error_set(err, EEXIST, "there are two devices '%s'", id);
+            return NULL;
+        }
+    dev = device_new(m, type, id);
+    if ((*comma && set_list(dev, comma + 1, err) < 0) || device_realize(dev, err) < 0) {
+        device_free(dev);
+        return NULL;
+    }
+    return dev;
 }
 
 struct device *device_add(struct machine *m, const struct device_type *type, const char *properties,

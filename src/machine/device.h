@@ -85,6 +85,9 @@ struct device_type {
     void (*before_save)(struct device *dev); /* bring the saved fields up to date; optional */
     void (*refresh)(struct device *dev);     /* after a restore: rebuild what is derived */
     void (*unrealize)(struct device *dev);   /* only for what the device itself opened */
+    /* The vCPUs stopped, and until the next call nothing may change guest memory or what is saved;
+     * or they are about to run. Main thread, without the lock: it may wait. Optional. */
+    void (*running)(struct device *dev, bool running);
     /* For buses: how a child of this type is completed (pci.h uses it); optional. */
     const void *bus_data;
 };
@@ -109,11 +112,17 @@ struct device {
 struct device *device_new(struct machine *m, const struct device_type *type, const char *id);
 int device_set(struct device *dev, const char *property, const char *value, struct error *err);
 void device_set_ref(struct device *dev, const char *property, void *object);
+/* The value of a number's property; false: the type has none of that name. */
+bool device_get_uint(struct device *dev, const char *property, uint64_t *out);
 int device_realize(struct device *dev, struct error *err);
 void device_free(struct device *dev);
 /* All three; `properties` is "a=1,b=2" or NULL. NULL on failure. */
 struct device *device_add(struct machine *m, const struct device_type *type, const char *properties,
                           struct error *err);
+
+/* The same from "TYPE,id=NAME,property=value,...", as users write it; only types that say on which
+ * bus they sit. */
+struct device *device_add_text(struct machine *m, const char *text, struct error *err);
 
 void device_reset(struct device *dev);
 

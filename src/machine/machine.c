@@ -70,9 +70,28 @@ void machine_free(struct machine *m)
     memory_map_free(m->memory);
     memory_map_free(m->ports);
     ram_block_free(m->ram);
+    while (m->old_ram) {
+        struct machine_ram *next = m->old_ram->next;
+
+        ram_block_free(m->old_ram->block);
+        free(m->old_ram);
+        m->old_ram = next;
+    }
     for (unsigned i = 0; i < MACHINE_GSI_COUNT; i++)
         pthread_mutex_destroy(&m->gsi[i].lock);
     free(m);
+}
+
+void machine_release_ram(struct machine *m, struct ram_block *block)
+{
+    struct machine_ram *r;
+
+    if (!block)
+        return;
+    r = xcalloc(1, sizeof(*r));
+    r->block = block;
+    r->next = m->old_ram;
+    m->old_ram = r;
 }
 
 static int build_ram(struct machine *m, struct error *err)
@@ -101,6 +120,12 @@ static int build_cpus(struct machine *m, const struct engine_ops *engine, struct
         return error_set(err, EINVAL, "machine '%s' has 1 to %u processors, not %u", m->board->name,
                          m->board->max_cpus, m->config.cpus);
     engine->limits(&limits);
+    /* OVMF makes page tables, of 2 MiB pages, for every address there could be: for 46 bits they
+     * take 256 MiB. Who wants more than 1 TiB of addresses with it says phys-bits=. */
+    if (m->config.firmware && strcmp(m->config.firmware, "bios") &&
+        m->config.memory <= UINT64_C(256) * GiB &&
+        !(m->config.cpu && strstr(m->config.cpu, "phys-bits=")))
+        limits.phys_bits = MIN(limits.phys_bits, 40);
     r = cpu_model_build(m->config.cpu, &limits, m->config.cpus, &m->model, err);
     if (r < 0)
         return r;
@@ -158,6 +183,13 @@ static int reset_all(struct machine *m, struct error *err)
     return m->load ? m->load(m, err) : 0;
 }
 
+static void tell_devices(struct machine *m, bool running)
+{
+    for (struct device *d = m->devices; d; d = d->next)
+        if (d->type->running)
+            d->type->running(d, running);
+}
+
 int machine_start(struct machine *m, struct error *err)
 {
     int r = reset_all(m, err);
@@ -169,6 +201,7 @@ int machine_start(struct machine *m, struct error *err)
     if (r < 0)
         return r;
     m->running = true;
+    tell_devices(m, true);
     vcpu_run_all(m);
     return 0;
 }
@@ -180,6 +213,7 @@ void machine_pause(struct machine *m)
     m->running = false;
     vcpu_stop_all(m);
     clock_stop(m->clock);
+    tell_devices(m, false);
     m->stopped_tsc = __rdtsc();
 }
 
@@ -199,6 +233,7 @@ void machine_resume(struct machine *m)
     m->running = true;
     skip_pause(m);
     clock_start(m->clock);
+    tell_devices(m, true);
     vcpu_run_all(m);
 }
 

@@ -16,6 +16,7 @@
 
 #include <stdatomic.h>
 
+struct display;
 struct loop;
 
 enum { MACHINE_MAX_CPUS = 255 };
@@ -30,6 +31,13 @@ enum machine_end {
     END_DEBUG,    /* isa-debug-exit; machine->debug_code has the value */
 };
 
+/* A host object that devices name: -device TYPE,drive=ID. Not owned. */
+struct machine_backend {
+    const char *kind; /* the property by which devices name it: "drive", "netdev", "chardev" */
+    const char *id;
+    void *object;
+};
+
 /* What the user chose; the board reads it. Strings are borrowed for the life of the machine. */
 struct machine_config {
     const char *board;  /* "pc", "q35", "microvm" */
@@ -41,9 +49,19 @@ struct machine_config {
     bool acpi;       /* offer ACPI tables; default true */
     bool hpet;
     bool no_reboot;                       /* a reset ends the machine */
-    const char *kernel, *initrd, *append; /* direct boot; kernel NULL: firmware */
-    struct chardev *serial[4];            /* COM1..; NULL: absent. Not owned. */
-    struct chardev *debugcon;             /* port 0xe9 */
+    const char *kernel, *initrd, *append; /* direct boot, or given to the firmware */
+    const char *firmware;       /* "bios", "uefi" or a file; NULL: none, the kernel is started */
+    const char *firmware_vars;  /* UEFI's variables; NULL: in the user's folder, by `name` */
+    const char *boot_order;     /* QEMU's letters, as in "cdn"; NULL: as the firmware likes */
+    bool boot_menu;             /* the firmware shows one, and waits for a key */
+    const char *const *devices; /* "TYPE,property=value,..."; by the board, in this order */
+    unsigned device_count;
+    const struct machine_backend *backends;
+    unsigned backend_count;
+    struct chardev *firmware_log; /* port 0x402 */
+    struct chardev *serial[4];    /* COM1..; NULL: absent. Not owned. */
+    struct chardev *debugcon;     /* port 0xe9 */
+    struct display *display;      /* screens and input; NULL: nobody looks. Not owned. */
     bool isa_debug_exit;
     uint64_t rtc_base; /* seconds since 1970 at start; 0: the host's clock */
 };
@@ -60,6 +78,11 @@ struct board_type {
     void (*free)(struct machine *m); /* of board_data; devices are gone by then */
 };
 
+struct machine_ram {
+    struct machine_ram *next;
+    struct ram_block *block;
+};
+
 struct machine {
     struct machine_config config;
     struct clock *clock;
@@ -67,6 +90,7 @@ struct machine {
     struct memory_map *memory, *ports;
     struct ram_block *ram;
     uint64_t ram_below_4g, ram_above_4g; /* bytes; the split of `ram` */
+    struct machine_ram *old_ram;         /* given back by devices */
     struct cpu_model model;
     struct cpu *cpus[MACHINE_MAX_CPUS];
     unsigned cpu_count;
@@ -82,6 +106,9 @@ struct machine {
     void *msi_opaque;
     /* A hot reset or start: put kernel and tables into RAM, set CPU 0. Set by the board. */
     int (*load)(struct machine *m, struct error *err);
+    /* The place of a virtio-mmio device that has none, and its interrupt. Set by the board; NULL:
+     * there are no slots. */
+    int (*mmio_slot)(struct machine *m, gpa *base, uint8_t *irq, struct error *err);
     /* Power button, for `system_powerdown`. Set by the board; NULL: there is none. */
     void (*power_button)(struct machine *m);
 
@@ -104,6 +131,10 @@ void machine_free(struct machine *m);
 /* RAM block, CPUs by config->cpu, the board's devices, the engine. */
 int machine_build(struct machine *m, const struct board_type *board,
                   const struct engine_ops *engine, struct error *err);
+
+/* For a block that was mapped (ROM, video memory) and no longer is: the engine may have notes of
+ * its pages still, so it is freed with the machine. NULL is nothing. */
+void machine_release_ram(struct machine *m, struct ram_block *block);
 
 int machine_start(struct machine *m, struct error *err); /* reset, load, start vCPU threads */
 void machine_pause(struct machine *m);                   /* returns when all vCPUs stand still */

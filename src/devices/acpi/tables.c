@@ -31,7 +31,7 @@ enum { HEADER_SIZE = 36, HEADER_LENGTH = 4, HEADER_CHECKSUM = 9 };
 struct platform {
     const uint8_t *dsdt;
     size_t dsdt_size;
-    uint16_t gpe;     /* port */
+    uint16_t gpe;     /* from the first power management port */
     uint8_t gpe_size; /* of status and enable together */
     bool smi;         /* ACPI mode is switched by the APM port */
     bool pci;
@@ -39,12 +39,12 @@ struct platform {
 };
 
 static const struct platform platforms[] = {
-    [ACPI_PC] = {dsdt_pc_aml_code, sizeof(dsdt_pc_aml_code), ACPI_PM_PORTS + PIIX4_GPE,
-                 2 * PIIX4_GPE_WIDTH, true, true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
-    [ACPI_Q35] = {dsdt_q35_aml_code, sizeof(dsdt_q35_aml_code), ACPI_PM_PORTS + ICH9_GPE,
-                  2 * ICH9_GPE_WIDTH, true, true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
-    [ACPI_MICROVM] = {dsdt_microvm_aml_code, sizeof(dsdt_microvm_aml_code),
-                      ACPI_PM_PORTS + ACPI_PM_GPE, 2 * ACPI_PM_GPE_WIDTH, false, false, 1 << 9},
+    [ACPI_PC] = {dsdt_pc_aml_code, sizeof(dsdt_pc_aml_code), PIIX4_GPE, 2 * PIIX4_GPE_WIDTH, true,
+                 true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
+    [ACPI_Q35] = {dsdt_q35_aml_code, sizeof(dsdt_q35_aml_code), ICH9_GPE, 2 * ICH9_GPE_WIDTH, true,
+                  true, 1 << 5 | 1 << 9 | 1 << 10 | 1 << 11},
+    [ACPI_MICROVM] = {dsdt_microvm_aml_code, sizeof(dsdt_microvm_aml_code), ACPI_PM_GPE,
+                      2 * ACPI_PM_GPE_WIDTH, false, false, 1 << 9},
 };
 
 struct writer {
@@ -181,6 +181,45 @@ static void aml_end(struct writer *w, size_t at)
     w->data[at + 2] = (uint8_t)(length >> 12);
 }
 
+/* _CRS of a device with one range of memory and one interrupt (ACPI 6.4, 6.4.3). */
+static void aml_resources(struct writer *w, gpa base, uint32_t length, unsigned gsi)
+{
+    enum { SIZE = 12 + 9 + 2 };
+
+    put(w, 0x08, 1);
+    put_bytes(w, "_CRS", 4);
+    put(w, 0x11, 1);     /* BufferOp */
+    put(w, 3 + SIZE, 1); /* package length: itself, the size, the bytes */
+    put(w, 0x0a, 1);     /* BytePrefix */
+    put(w, SIZE, 1);
+    put(w, 0x86, 1); /* fixed 32-bit memory, writable */
+    put(w, 9, 2);
+    put(w, 1, 1);
+    put(w, base, 4);
+    put(w, length, 4);
+    put(w, 0x89, 1); /* extended interrupt: consumer, level, active high, exclusive */
+    put(w, 6, 2);
+    put(w, 1, 1);
+    put(w, 1, 1);
+    put(w, gsi, 4);
+    put(w, 0x79, 1); /* the end; its checksum is not used */
+    put(w, 0, 1);
+}
+
+static void put_virtio_slots(struct writer *w, const struct acpi_config *c)
+{
+    for (unsigned i = 0; i < c->virtio_slots; i++) {
+        auto_free char *name = xasprintf("VR%02X", i);
+        size_t device = aml_begin(w, 0x825b, 2, name);
+
+        aml_name_string(w, "_HID", "LNRO0005"); /* what Linux knows it by */
+        aml_name_integer(w, "_UID", i);
+        aml_name_integer(w, "_CCA", 1);
+        aml_resources(w, c->virtio_base + c->virtio_step * i, c->virtio_step, c->virtio_irq[i]);
+        aml_end(w, device);
+    }
+}
+
 static size_t build_ssdt(struct writer *w, const struct acpi_config *c)
 {
     size_t table = table_begin(w, "SSDT", 2), scope;
@@ -201,6 +240,7 @@ static size_t build_ssdt(struct writer *w, const struct acpi_config *c)
         aml_name_integer(w, "_UID", i);
         aml_end(w, device);
     }
+    put_virtio_slots(w, c);
     aml_end(w, scope);
     table_end(w);
     return table;
@@ -248,6 +288,7 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
         RESET_REGISTER = 1 << 10,
     };
     const struct platform *p = &platforms[c->platform];
+    uint32_t pm = c->pm_ports ? c->pm_ports : ACPI_PM_PORTS;
     size_t table = table_begin(w, "FACP", 6);
 
     put_pointer(w, facs, 4);
@@ -259,13 +300,13 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
     put(w, p->smi ? PM_ACPI_ENABLE : 0, 1);
     put(w, p->smi ? PM_ACPI_DISABLE : 0, 1);
     put(w, 0, 2); /* no S4BIOS, no P-states by SMI */
-    put(w, ACPI_PM_PORTS + PM1_STATUS, 4);
+    put(w, pm + PM1_STATUS, 4);
     put(w, 0, 4);
-    put(w, ACPI_PM_PORTS + PM1_CONTROL, 4);
+    put(w, pm + PM1_CONTROL, 4);
     put(w, 0, 4);
     put(w, 0, 4);
-    put(w, ACPI_PM_PORTS + PM_TIMER, 4);
-    put(w, p->gpe, 4);
+    put(w, pm + PM_TIMER, 4);
+    put(w, pm + p->gpe, 4);
     put(w, 0, 4);
     put(w, 4, 1);           /* PM1 event */
     put(w, 2, 1);           /* PM1 control */
@@ -289,13 +330,13 @@ static size_t build_fadt(struct writer *w, const struct acpi_config *c, size_t f
     put(w, 0, 3); /* Arm; minor version */
     put(w, 0, 8); /* X_FIRMWARE_CTRL: the 32-bit one is used */
     put_pointer(w, dsdt, 8);
-    put_port(w, ACPI_PM_PORTS + PM1_STATUS, 4);
+    put_port(w, pm + PM1_STATUS, 4);
     put_port(w, 0, 0);
-    put_port(w, ACPI_PM_PORTS + PM1_CONTROL, 2);
+    put_port(w, pm + PM1_CONTROL, 2);
     put_port(w, 0, 0);
     put_port(w, 0, 0);
-    put_port(w, ACPI_PM_PORTS + PM_TIMER, 4);
-    put_port(w, p->gpe, p->gpe_size);
+    put_port(w, pm + PM_TIMER, 4);
+    put_port(w, pm + p->gpe, p->gpe_size);
     put_port(w, 0, 0);
     put_port(w, 0, 0); /* sleep control and status: hardware-reduced only */
     put_port(w, 0, 0);
@@ -309,6 +350,10 @@ static size_t build_madt(struct writer *w, const struct acpi_config *c)
 {
     enum { PC_AT_COMPATIBLE = 1, ENABLED = 1, ACTIVE_HIGH = 1, LEVEL = 3 << 2 };
     size_t table = table_begin(w, "APIC", 4);
+    uint32_t level_isa = platforms[c->platform].level_isa;
+
+    for (unsigned i = 0; i < c->virtio_slots; i++)
+        level_isa |= 1u << c->virtio_irq[i];
 
     put(w, LAPIC_DEFAULT_BASE, 4);
     put(w, PC_AT_COMPATIBLE, 4);
@@ -326,7 +371,7 @@ static size_t build_madt(struct writer *w, const struct acpi_config *c)
     put(w, IOAPIC_DEFAULT_BASE, 4);
     put(w, 0, 4);
     for (unsigned irq = 0; irq < 16; irq++) {
-        bool level = platforms[c->platform].level_isa >> irq & 1;
+        bool level = level_isa >> irq & 1;
 
         if (irq && !level)
             continue;

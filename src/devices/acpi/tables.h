@@ -26,13 +26,21 @@ enum acpi_device {
     ACPI_VGA = 1 << 8,
 };
 
+enum { ACPI_VIRTIO_SLOTS = 8 };
+
 struct acpi_config {
     enum acpi_platform platform;
     unsigned cpus;    /* local APIC ids 0 .. cpus-1 */
     unsigned devices; /* enum acpi_device */
     uint8_t ioapic_id;
+    uint16_t pm_ports; /* where the firmware puts power management; 0: ACPI_PM_PORTS */
     /* First and last byte of the PCI windows; not for ACPI_MICROVM. */
     gpa window32_first, window32_last, window64_first, window64_last;
+    /* virtio-mmio devices, below 4 GiB, with level-triggered ISA interrupts. */
+    gpa virtio_base;
+    uint32_t virtio_step;
+    unsigned virtio_slots;
+    uint8_t virtio_irq[ACPI_VIRTIO_SLOTS];
 };
 
 enum { ACPI_POINTERS = 24, ACPI_CHECKSUMS = 16, ACPI_RSDP_SIZE = 36, ACPI_MAX_SIZE = 64 * KiB };

@@ -8,6 +8,7 @@
 #include "devices/input/i8042.h"
 
 #include "devices/input/ps2.h"
+#include "display/display.h"
 #include "machine/machine.h"
 
 enum source { FROM_NOBODY, FROM_CONTROLLER, FROM_KEYBOARD, FROM_MOUSE };
@@ -24,6 +25,7 @@ struct i8042 {
     bool last_was_command;       /* STATUS_COMMAND */
     bool release_prefix;         /* translating: F0 was seen, the next code is a release */
     struct irq_line keyboard_line, mouse_line;
+    struct input_sink *keys, *pointer; /* NULL: there is no display */
 };
 #define to_i8042(d) container_of(d, struct i8042, dev)
 
@@ -222,6 +224,16 @@ void i8042_mouse(struct device *dev, int dx, int dy, int dz, uint8_t buttons)
     pthread_mutex_unlock(&dev->lock);
 }
 
+static void take_key(void *opaque, const struct input_event *e)
+{
+    i8042_key(opaque, e->code, e->down);
+}
+
+static void take_movement(void *opaque, const struct input_event *e)
+{
+    i8042_mouse(opaque, e->x, -e->y, e->wheel, e->buttons);
+}
+
 static void i8042_reset(struct device *dev)
 {
     struct i8042 *c = to_i8042(dev);
@@ -262,7 +274,26 @@ static int i8042_realize(struct device *dev, struct error *err)
         r = device_map_pio(dev, I8042_DATA, 1, &data_io, err);
     if (!r)
         r = device_map_pio(dev, I8042_STATUS, 1, &status_io, err);
+    if (!r) {
+        struct display *d = dev->machine->config.display;
+
+        c->keys = input_sink_add(
+            d, &(struct input_sink_ops){
+                   .name = "PS/2 keyboard", .opaque = dev, .kinds = INPUT_KEYS, .event = take_key});
+        c->pointer = input_sink_add(d, &(struct input_sink_ops){.name = "PS/2 mouse",
+                                                                .opaque = dev,
+                                                                .kinds = INPUT_RELATIVE,
+                                                                .event = take_movement});
+        input_sink_set_ready(c->keys, true);
+        input_sink_set_ready(c->pointer, true);
+    }
     return r;
+}
+
+static void i8042_unrealize(struct device *dev)
+{
+    input_sink_remove(to_i8042(dev)->keys);
+    input_sink_remove(to_i8042(dev)->pointer);
 }
 
 static const struct state_field i8042_state[] = {
@@ -284,6 +315,7 @@ const struct device_type i8042_type = {
     .instance_size = sizeof(struct i8042),
     .state = i8042_state,
     .realize = i8042_realize,
+    .unrealize = i8042_unrealize,
     .reset = i8042_reset,
     .refresh = i8042_restored,
 };

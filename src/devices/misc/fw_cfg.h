@@ -41,6 +41,7 @@ enum fw_cfg_key {
     FW_CFG_FILE_DIR = 0x19,
     FW_CFG_FILE_FIRST = 0x20,
     FW_CFG_FILES = 0x60, /* how many files there can be */
+    FW_CFG_IRQ0_OVERRIDE = 0x8002,
 };
 
 extern const struct device_type fw_cfg_type;

@@ -44,9 +44,10 @@ static uint64_t segment_size(unsigned n)
     return n == PAM_SEGMENTS - 1 ? 64 * KiB : 16 * KiB;
 }
 
+/* The last 128 KiB of the firmware, as south bridges decode it. */
 static bool rom_reaches(const struct pam *p, gpa address)
 {
-    return p->rom && MiB - address <= p->rom->size;
+    return p->rom && MiB - address <= MIN(p->rom->size, (uint64_t)128 * KiB);
 }
 
 static uint64_t under_read(struct device *dev, uint64_t offset, unsigned size)

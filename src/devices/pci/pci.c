@@ -8,6 +8,8 @@
  */
 #include "devices/pci/pci.h"
 
+#include "base/log.h"
+#include "devices/flash/rom.h"
 #include "machine/machine.h"
 #include "memory/ram.h"
 
@@ -15,7 +17,7 @@
 #include <errno.h>
 #include <stdlib.h>
 
-enum { PRIORITY_BAR = -10 };
+enum { PRIORITY_BAR = -10, ROM_MAX = 1 * MiB };
 enum { PROJECT_VENDOR = 0x1af4, PROJECT_SUBSYSTEM = 0x1100 }; /* what guests expect of a VM */
 enum { BAR_IO_FLAG = 1, BAR_64_FLAG = 4, BAR_PREFETCH_FLAG = 8, ROM_ENABLE = 1 };
 
@@ -515,6 +517,34 @@ static void remove_ram_parts(struct pci_device *p)
                 memory_remove(p->bar[i].part[n].region);
 }
 
+/* Only where a firmware will look at it: a ROM of the type's own that is not installed is missed by
+ * nobody else. */
+static int rom_add(struct pci_device *p, const struct pci_type *t, struct error *err)
+{
+    const char *name = p->romfile ? p->romfile : t->romfile;
+    auto_free char *path = NULL;
+    uint64_t size;
+    int r;
+
+    if (!name || !*name || !strcmp(name, "none") ||
+        (!p->romfile && !p->dev.machine->config.firmware))
+        return 0;
+    r = rom_find(name, "seabios or ipxe-qemu", &path, err);
+    if (r == -ENOENT && !p->romfile) {
+        log_info("%s has no option ROM: %s", p->dev.id, err ? err->text : name);
+        return 0;
+    }
+    if (!r)
+        r = rom_load(path, ROM_MAX, false, &p->rom, &size, err);
+    if (r < 0)
+        return error_prefix(err, r, "%s: ", p->dev.type->name);
+    if (load_le(p->rom->host, 2) != 0xaa55)
+        return error_set(err, EINVAL, "%s: '%s' is no option ROM: it does not begin with 55 AA",
+                         p->dev.type->name, path);
+    pci_bar_add(p, PCI_ROM_BAR, PCI_BAR_MEM32, false, p->rom->size);
+    return pci_bar_ram(p, PCI_ROM_BAR, 0, p->rom, false, err);
+}
+
 int pci_realize(struct device *dev, struct error *err)
 {
     struct pci_device *p = to_pci(dev);
@@ -527,10 +557,13 @@ int pci_realize(struct device *dev, struct error *err)
     r = pci_bus_attach(p, err);
     if (r < 0)
         return r;
-    r = t->realize ? t->realize(p, err) : 0;
+    r = rom_add(p, t, err);
+    if (!r && t->realize)
+        r = t->realize(p, err);
     if (r < 0) {
         remove_ram_parts(p);
         pci_bus_detach(p);
+        machine_release_ram(dev->machine, p->rom);
     }
     return r;
 }
@@ -570,8 +603,9 @@ void pci_unrealize(struct device *dev)
 {
     struct pci_device *p = to_pci(dev);
 
-    remove_ram_parts(p); /* before the device frees the block */
-    pci_bus_detach(p);
-    if (type_of(p)->unrealize)
+    remove_ram_parts(p);       /* before the device frees the block */
+    if (type_of(p)->unrealize) /* its threads may drive INTx until then */
         type_of(p)->unrealize(p);
+    pci_bus_detach(p);
+    machine_release_ram(dev->machine, p->rom);
 }

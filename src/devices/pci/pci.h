@@ -124,7 +124,8 @@ struct pci_msix_vector {
 struct pci_device {
     struct device dev;
     /* properties */
-    char *addr, *bus_name;
+    char *addr, *bus_name, *romfile;
+    uint32_t bootindex; /* 0xffffffff: none */
     bool multifunction;
     /* where it sits */
     struct pci_bus *bus;
@@ -145,6 +146,7 @@ struct pci_device {
     uint16_t msix_vectors;
     struct pci_bar bar[PCI_BARS];
     struct pci_bus *secondary; /* bridges: the bus behind */
+    struct ram_block *rom;     /* NULL: none */
 
     bool intx_driven; /* derived: what the bus was told */
 };
@@ -157,6 +159,7 @@ struct pci_type {
     uint8_t pin;         /* 1: INTA ... 4: INTD; 0: no interrupt */
     bool express;        /* 4 KiB of configuration space */
     bool bridge;         /* header type 1 */
+    const char *romfile; /* for the firmware, as rom_find() takes it; NULL: none */
 
     int (*realize)(struct pci_device *p, struct error *err);
     void (*reset)(struct pci_device *p); /* config is reset already */
@@ -180,6 +183,10 @@ void pci_unrealize(struct device *dev);
     PROPERTY_STRING("addr", type, field.addr, NULL,                                                \
                     "slot and function, hexadecimal, as in 3 or 1f.2 (default: a free slot)"),     \
         PROPERTY_STRING("bus", type, field.bus_name, NULL, "the PCI bus (default: the root)"),     \
+        PROPERTY_U32("bootindex", type, field.bootindex, 0xffffffff,                               \
+                     "place in the boot order, for what can be started from"),                     \
+        PROPERTY_STRING("romfile", type, field.romfile, NULL,                                      \
+                        "option ROM (default: the device's own; none: without)"),                  \
         PROPERTY_BOOL("multifunction", type, field.multifunction, false,                           \
                       "say that the slot has more functions, before they are there")
 

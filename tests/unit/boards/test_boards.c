@@ -12,6 +12,8 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static char kernel_path[] = "/tmp/hospes-test-boards-XXXXXX";
@@ -23,6 +25,8 @@ static int group_setup(void **state)
     const uint32_t image[16] = {magic,     flags,     -(magic + flags), load,      load,
                                 load + 64, load + 64, load + 32,        0xf4f4f4f4};
     int fd = mkstemp(kernel_path);
+
+    device_types_register(device_types);
 
     if (fd < 0 || write(fd, image, sizeof(image)) != sizeof(image))
         return -1;
@@ -214,9 +218,157 @@ static void lists(void **state)
     assert_true(n > 15);
 }
 
+/* A file of fw_cfg by its name, read through the ports as a firmware does; its size. */
+static size_t firmware_file(struct machine *m, const char *name, char *out, size_t room)
+{
+    uint32_t count = 0;
+
+    out16(m, 0x510, 0x19);
+    for (unsigned i = 0; i < 4; i++)
+        count = count << 8 | in8(m, 0x511);
+    while (count--) {
+        uint8_t entry[64];
+        size_t size;
+
+        for (unsigned i = 0; i < sizeof(entry); i++)
+            entry[i] = in8(m, 0x511);
+        if (strcmp((char *)entry + 8, name))
+            continue;
+        size = (size_t)entry[0] << 24 | (size_t)entry[1] << 16 | (size_t)entry[2] << 8 | entry[3];
+        assert_true(size <= room);
+        out16(m, 0x510, (uint16_t)(entry[4] << 8 | entry[5]));
+        for (size_t i = 0; i < size; i++)
+            out[i] = (char)in8(m, 0x511);
+        return size;
+    }
+    return 0;
+}
+
+/* A machine with a firmware of 64 KiB that is a file of ours. */
+static struct machine *with_firmware(const char *board, const char *order,
+                                     const char *const *devices, unsigned count, struct error *err)
+{
+    static char path[] = "/tmp/hospes-test-rom-XXXXXX";
+    struct machine_config config = {.board = board,
+                                    .cpus = 1,
+                                    .memory = 64 * MiB,
+                                    .acpi = true,
+                                    .firmware = path,
+                                    .boot_order = order,
+                                    .boot_menu = true,
+                                    .devices = devices,
+                                    .device_count = count};
+    struct machine *m;
+    uint8_t rom[64 * KiB] = {0};
+    int fd;
+
+    strcpy(path + sizeof(path) - 7, "XXXXXX");
+    fd = mkstemp(path);
+    memcpy(rom + sizeof(rom) - 16, "reset vector", 12);
+    assert_true(fd >= 0 && write(fd, rom, sizeof(rom)) == sizeof(rom));
+    close(fd);
+    m = machine_new(&config, true);
+    if (machine_build(m, board_find(board), &engine_interp, err) < 0) {
+        machine_free(m);
+        m = NULL;
+    }
+    unlink(path);
+    return m;
+}
+
+static void a_firmware_is_where_the_cpu_begins(void **state)
+{
+    struct error err = {0};
+    struct machine *m = with_firmware("pc", NULL, NULL, 0, &err);
+    char text[16] = "";
+
+    assert_non_null(m);
+    assert_int_equal(machine_reset(m, &err), 0);
+    for (unsigned i = 0; i < 12; i++)
+        text[i] = (char)mmio_read(m, 0xfffffff0 + i, 1);
+    assert_string_equal(text, "reset vector");
+    assert_int_equal(mmio_read(m, 0xffff0, 1), 'r');
+    mmio_write(m, 0xfffffff0, 0, 1); /* ROM */
+    assert_int_equal(mmio_read(m, 0xfffffff0, 1), 'r');
+    assert_int_equal(m->cpus[0]->rip, 0xfff0);
+    assert_int_equal(config(m, 0, 0, I440FX_PAM) & 0x30, 0);
+    assert_int_equal(firmware_file(m, "etc/system-states", text, sizeof(text)), 6);
+    assert_int_equal(firmware_file(m, "bootorder", text, sizeof(text)), 0);
+    machine_free(m);
+}
+
+static void the_boot_order_is_told(void **state)
+{
+    static const char *const pc[] = {"ide-cd,bus=ide.1", "ide-cd,bus=ide.0,unit=1,bootindex=7",
+                                     "e1000,addr=5,bootindex=2", "e1000,addr=6.1,id=other"};
+    static const char *const q35[] = {"ide-cd,bus=ide.3,bootindex=0"};
+    static const char *const twice[] = {"ide-cd,bootindex=1", "e1000,bootindex=1"};
+    struct error err = {0};
+    struct machine *m = with_firmware("pc", "dn", pc, ARRAY_SIZE(pc), &err);
+    char text[1000];
+
+    if (!m)
+        fail_msg("%s", err.text);
+    firmware_file(m, "bootorder", text, sizeof(text));
+    assert_string_equal(text, "/pci@i0cf8/ethernet@5/ethernet-phy@0\n"
+                              "/pci@i0cf8/ide@1,1/drive@0/disk@1\n"
+                              "/pci@i0cf8/ide@1,1/drive@1/disk@0\n"
+                              "/pci@i0cf8/ethernet@6,1/ethernet-phy@0");
+    machine_free(m);
+    m = with_firmware("q35", NULL, q35, ARRAY_SIZE(q35), &err);
+    assert_non_null(m);
+    firmware_file(m, "bootorder", text, sizeof(text));
+    assert_string_equal(text, "/pci@i0cf8/pci8086,2922@1f,2/drive@3/disk@0");
+    machine_free(m);
+    assert_null(with_firmware("pc", NULL, twice, ARRAY_SIZE(twice), &err));
+    assert_string_equal(err.text, "two devices have bootindex=1");
+}
+
+static void firmware_variables_are_the_users(void **state)
+{
+    char folder[] = "/tmp/hospes-test-state-XXXXXX", *path, command[200];
+    struct machine_config config = {
+        .board = "q35", .cpus = 1, .memory = 64 * MiB, .firmware = "uefi", .name = "../odd name"};
+    struct error err = {0};
+    struct machine *m[2];
+    struct stat st;
+
+    if (access("/usr/share/OVMF/OVMF_CODE_4M.fd", R_OK)) {
+        print_message("OVMF is not installed: nothing to test\n");
+        return;
+    }
+    assert_non_null(mkdtemp(folder));
+    setenv("XDG_STATE_HOME", folder, 1);
+    m[0] = machine_new(&config, true);
+    if (machine_build(m[0], &board_q35, &engine_interp, &err) < 0)
+        fail_msg("%s", err.text);
+    path = xasprintf("%s/hospes/_._odd name/uefi-vars.fd", folder);
+    assert_int_equal(stat(path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    assert_int_equal(mmio_read(m[0], 0x100000000 - 4 * MiB + 0x28, 4), 0x4856465f); /* _FVH */
+    /* another machine must not have them at the same time */
+    m[1] = machine_new(&config, true);
+    assert_int_equal(machine_build(m[1], &board_q35, &engine_interp, &err), -EBUSY);
+    assert_non_null(strstr(err.text, "are in use by another machine"));
+    machine_free(m[1]);
+    machine_free(m[0]);
+    assert_int_equal(truncate(path, 1000), 0);
+    m[0] = machine_new(&config, true);
+    assert_int_equal(machine_build(m[0], &board_q35, &engine_interp, &err), -EINVAL);
+    assert_non_null(strstr(err.text, "have 1000 bytes"));
+    machine_free(m[0]);
+    unsetenv("XDG_STATE_HOME");
+    snprintf(command, sizeof(command), "rm -r '%s'", folder);
+    assert_int_equal(system(command), 0);
+    free(path);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_firmware_is_where_the_cpu_begins),
+        cmocka_unit_test(the_boot_order_is_told),
+        cmocka_unit_test(firmware_variables_are_the_users),
         cmocka_unit_test(pc_is_complete),
         cmocka_unit_test(q35_is_complete),
         cmocka_unit_test(microvm_is_complete),

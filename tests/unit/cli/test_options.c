@@ -28,8 +28,8 @@ static void defaults(void **state)
     struct run_options o;
 
     assert_int_equal(parse("vmlinuz", &o, NULL), 0);
-    assert_string_equal(o.config.kernel, "vmlinuz");
-    assert_string_equal(o.config.board, "pc");
+    assert_string_equal(o.operand, "vmlinuz");
+    assert_null(o.config.board); /* plan.c chooses */
     assert_string_equal(o.config.engine, "auto");
     assert_int_equal(o.config.cpus, 1);
     assert_int_equal(o.config.memory, GiB);
@@ -88,7 +88,7 @@ static void everything(void **state)
     assert_string_equal(o.debugcon, "stdio");
     assert_string_equal(o.config.name, "x");
     assert_int_equal(parse("--\n--odd-name", &o, NULL), 0);
-    assert_string_equal(o.config.kernel, "--odd-name");
+    assert_string_equal(o.operand, "--odd-name");
     assert_int_equal(parse("--help\n--nonsense", &o, NULL), 1);
     assert_int_equal(parse("-h", &o, NULL), 1);
 }
@@ -98,8 +98,10 @@ static void refusals(void **state)
     static const struct {
         const char *line, *text;
     } cases[] = {
-        {"--cpus\n2", "which kernel? Try: hospes run KERNEL --initrd FILE"},
-        {"a\nb", "there can be one kernel, not 'a' and 'b'; quote what follows --append"},
+        {"--cpus\n2", "run what? Try: hospes run IMAGE, or hospes run KERNEL --initrd FILE"},
+        {"a\nb",
+         "there can be one kernel or image, not 'a' and 'b'; quote what follows --append, and give "
+         "more disks by --disk"},
         {"k\n--initr\nx\n--memroy\n1G", "there is no option --memroy; did you mean --memory?"},
         {"k\n--xyzzy=3", "there is no option --xyzzy; --help lists the options"},
         {"k\n-z", "there is no option -z; --help lists the options"},
@@ -121,8 +123,10 @@ static void refusals(void **state)
         {"k\n-e\nkvm\n--engine-check", "--engine-check is for --engine bt, not kvm"},
         {"k\n--machine\nisapc", "option --machine: 'isapc' is none of pc|q35|microvm"},
         {"k\n--serial\nfile:", "option --serial: 'file:' is none of none, stdio, file:PATH"},
-        {"k\n--serial\nstdio\n--serial\nstdio", "only one of --serial and --debugcon can be stdio"},
-        {"k\n--debugcon\nstdio", "only one of --serial and --debugcon can be stdio"},
+        {"k\n--serial\nstdio\n--serial\nstdio",
+         "only one of --serial, --debugcon and --firmware-log can be stdio"},
+        {"k\n--debugcon\nstdio",
+         "only one of --serial, --debugcon and --firmware-log can be stdio"},
         {"k\n-s\nnone\n-s\nnone\n-s\nnone\n-s\nnone\n-s\nnone",
          "option --serial: there are 4 serial ports"},
         {"k\n--log-level\nloud", "option --log-level: 'loud' is none of error|warning|info|debug"},
