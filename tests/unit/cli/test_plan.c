@@ -117,10 +117,12 @@ static void a_disk(void **state)
 /* Its name has a comma in it, too. */
 static void a_disk_for_uefi(void **state)
 {
+    auto_free char *words = xasprintf("%s\n--machine\npc", uefi_disk);
+
     plan(uefi_disk);
     assert_non_null(strstr(all, "board q35\nfirmware uefi\n"));
     assert_non_null(strstr(all, "file=/tmp/hospes,,plan-"));
-    says(xasprintf("%s\n--machine\npc", uefi_disk), "board pc\nfirmware uefi\n");
+    says(words, "board pc\nfirmware uefi\n");
 }
 
 static void buses(void **state)
