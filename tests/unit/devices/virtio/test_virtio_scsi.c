@@ -28,7 +28,7 @@ static int setup(void **state)
         return -1;
     m = *state;
     for (unsigned i = 0; i < 2; i++) {
-        char text[100];
+        char text[160];
         int fd;
 
         strcpy(paths[i], "/tmp/virtio-scsi-XXXXXX");
