@@ -19,12 +19,14 @@ static struct {
 
 static void pass_on(const struct sigaction *old, int sig, siginfo_t *info, void *context)
 {
-    if (old->sa_flags & SA_SIGINFO)
+    if (old->sa_flags & SA_SIGINFO) {
         old->sa_sigaction(sig, info, context);
-    else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
-        old->sa_handler(sig);
-    else
-        sigaction(sig, old, NULL); /* the instruction faults again, and then for good */
+        return;
+    }
+    /* It faults again, and then for good; what somebody sent would not come again by itself. */
+    sigaction(sig, old, NULL);
+    if (info->si_code <= 0)
+        raise(sig);
 }
 
 static void on_fault(int sig, siginfo_t *info, void *context)

@@ -37,12 +37,14 @@ static void pass_on(int sig, siginfo_t *info, void *context)
 {
     const struct sigaction *old = &old_action[sig];
 
-    if (old->sa_flags & SA_SIGINFO)
+    if (old->sa_flags & SA_SIGINFO) { /* it may mend the fault */
         old->sa_sigaction(sig, info, context);
-    else if (old->sa_handler != SIG_DFL && old->sa_handler != SIG_IGN)
-        old->sa_handler(sig);
-    else
-        sigaction(sig, old, NULL); /* it faults again, and then for good */
+        return;
+    }
+    /* It faults again, and then for good; what somebody sent would not come again by itself. */
+    sigaction(sig, old, NULL);
+    if (info->si_code <= 0)
+        raise(sig);
 }
 
 /* Did the stack of paired calls run over? */
